@@ -1,0 +1,72 @@
+"""Shows where a multimodal LLM looks, and uses it.
+
+    import attnlens
+
+    lens = attnlens.load("pocket/llava")
+    result = attnlens.ask(lens, "photo.jpg", "What is written on the red sign?")
+    result.answer, result.boxes
+    result.save("out.png")
+
+Every public name is imported when it is first used: `import attnlens` itself loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnlens import adapters, answers, boxes, maps, pocket, recipes, show
+    from attnlens.adapters import AdapterSpec
+    from attnlens.errors import AttnLensError
+    from attnlens.geometry import Box, Grid
+    from attnlens.importance import ImportanceMap
+    from attnlens.lens import load
+    from attnlens.recipes import Recipe, ask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterSpec",
+    "AttnLensError",
+    "Box",
+    "Grid",
+    "ImportanceMap",
+    "Recipe",
+    "__version__",
+    "adapters",
+    "answers",
+    "ask",
+    "boxes",
+    "load",
+    "maps",
+    "pocket",
+    "recipes",
+    "show",
+]
+
+_HOMES = {
+    "AdapterSpec": "attnlens.adapters",
+    "AttnLensError": "attnlens.errors",
+    "Box": "attnlens.geometry",
+    "Grid": "attnlens.geometry",
+    "ImportanceMap": "attnlens.importance",
+    "Recipe": "attnlens.recipes",
+    "ask": "attnlens.recipes",
+    "load": "attnlens.lens",
+}
+_SUBMODULES = frozenset({"adapters", "answers", "boxes", "maps", "pocket", "recipes", "show"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f"attnlens.{name}")
+    raise AttributeError(f"module 'attnlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

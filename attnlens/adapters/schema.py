@@ -78,7 +78,7 @@ class PromptSpec(_Strict):
         default=None, description="image tokens that the processor puts before the text, whatever the number of images"
     )
     per_image: tuple[str, ...] = Field(
-        default=(), description="text inputs that the connector wants once for every image"
+        default=(), description="text inputs that the connector wants once for each image"
     )
 
     @field_validator("template")
@@ -96,6 +96,10 @@ class LanguageModelSpec(_Strict):
         default="outer", description="inner: chunks and decoding go to the submodule at `path`, not to the whole model"
     )
     path: str = "language_model"
+    attention: str | None = Field(
+        default=None,
+        description="path of the attention modules, * for a layer's number; None: as transformers records them",
+    )
     shared_prefix: bool = Field(
         default=True, description="false where image tokens depend on the question, or see what follows them"
     )
@@ -104,8 +108,7 @@ class LanguageModelSpec(_Strict):
 class ConnectorSpec(_Strict):
     """Cross-attention between image patches and image tokens."""
 
-    attention: str = Field(description="path of each attention module; * stands for a layer's number")
-    config: str = Field(description="the sub-config whose attention implementation these modules follow")
+    attention: str = Field(description="path of the attention modules; * stands for a layer's number")
 
 
 class Defaults(_Strict):

@@ -16,6 +16,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from attnlens.errors import AttnLensError
+
 COLOURS = {
     "red": (215, 25, 30),
     "orange": (255, 125, 0),
@@ -104,9 +106,9 @@ def scene(
     the other signs, log-uniformly between `sides` (relative to `size`).
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        raise AttnLensError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if target_area is not None and not 0 < target_area <= 0.5:
-        raise ValueError(f"target_area must be in (0, 0.5], not {target_area!r}")
+        raise AttnLensError(f"target_area must be in (0, 0.5], not {target_area!r}")
     rng = np.random.default_rng([SPLITS.index(split), seed])
     background = draw_background(rng, split)
     canvas = render_background(rng, background, size)
@@ -114,29 +116,32 @@ def scene(
     lengths = np.exp(rng.uniform(*np.log(sides), size=count)) * size
     if target_area is not None:
         lengths[0] = size * target_area**0.5
-    lengths = [max(4, round(length)) for length in lengths]
-    boxes = place(rng, lengths, size)
-    names = rng.permutation(list(COLOURS))
-    signs = []
-    for box, name in zip(boxes, names, strict=False):
-        sign = Sign(str(name), str(rng.integers(10)), box)
-        paint(canvas, sign, rng)
-        signs.append(sign)
+    signs = populate(rng, canvas, lengths)
     target = signs[0]
     question = QUESTION.format(colour=target.colour)
-    return Scene(Image.fromarray(canvas), question, target.digit, target.box, tuple(signs), background)
+    return Scene(Image.fromarray(canvas), question, target.digit, target.box, signs, background)
 
 
 def sized(seed: int, bin_name: str, *, split: str = "test", size: int = 400) -> Scene:
     """The scene number `seed` of a split with a target of that size: `small`, `medium` or `large` (see `BINS`)."""
     if bin_name not in BINS:
-        raise ValueError(f"bin must be one of {', '.join(BINS)}, not {bin_name!r}")
+        raise AttnLensError(f"bin must be one of {', '.join(BINS)}, not {bin_name!r}")
     low, high = BINS[bin_name]
     rng = np.random.default_rng([SPLITS.index(split), seed, list(BINS).index(bin_name)])
     # Whole pixels: the smallest and the largest side that stay inside the bin.
     least, most = int(np.ceil(size * low**0.5)), int(np.floor(size * high**0.5 - 1e-9))
     side = int(np.clip(round(size * rng.uniform(low, high) ** 0.5), least, most))
     return scene(seed, (side / size) ** 2, split=split, size=size)
+
+
+def populate(rng: np.random.Generator, canvas: np.ndarray, lengths: np.ndarray) -> tuple[Sign, ...]:
+    """Paint signs of those sides (pixels), the first one first, at random into `canvas` (uint8 [size, size, 3])."""
+    boxes = place(rng, [max(4, round(length)) for length in lengths], canvas.shape[0])
+    names = rng.permutation(list(COLOURS))
+    signs = tuple(Sign(str(name), str(rng.integers(10)), box) for name, box in zip(names, boxes, strict=False))
+    for sign in signs:
+        paint(canvas, sign, rng)
+    return signs
 
 
 def place(rng: np.random.Generator, lengths: list[int], size: int, tries: int = 200) -> list[Box]:
@@ -161,8 +166,8 @@ def paint(canvas: np.ndarray, sign: Sign, rng: np.random.Generator) -> None:
     """Draw a sign into `canvas` (uint8 [rows, cols, 3]), with a little random shade."""
     x1, y1, x2, y2 = sign.box
     plate, glyph = plate_mask(x2 - x1), glyph_mask(x2 - x1, sign.digit)
-    colour = np.clip(np.array(COLOURS[sign.colour]) + rng.integers(-14, 15, size=3), 0, 255)
-    ink = np.full(3, 15.0 if sign.colour in DARK_INK else 250.0)
+    colour = np.clip(np.array(COLOURS[sign.colour]) + rng.integers(-14, 15, size=3), 0, 255).astype(np.float32)
+    ink = np.float32(15 if sign.colour in DARK_INK else 250)
     face = colour + glyph[..., None] * (ink - colour)
     under = canvas[y1:y2, x1:x2]
     canvas[y1:y2, x1:x2] = (under + plate[..., None] * (face - under)).round().astype(np.uint8)

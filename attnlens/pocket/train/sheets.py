@@ -105,18 +105,35 @@ def labels(signs: list[scenes.Sign], window: tuple[float, float, float, float]) 
 class Sheets(torch.utils.data.IterableDataset):
     """Endless batches of sheets: pixels uint8 [batch, 80, 80, 3], colours and digits int64 [batch, 100].
 
-    `plan` says which mix is used up to which batch: ((batches, mixes), ...), the last one for ever.
+    `plan` says which mix is used up to which batch: ((batches, mixes), ...), the last one for ever. Drawing is slower than
+    learning, so a sheet is shown about `shows` times, over some hundred batches.
     """
 
-    def __init__(self, plan: tuple[tuple[int, tuple[Mix, ...]], ...], batch: int, seed: int, split: str = "train", backgrounds: int = 500):
-        self.plan, self.batch, self.seed, self.split, self.backgrounds = plan, batch, seed, split, backgrounds
+    def __init__(
+        self,
+        plan: tuple[tuple[int, tuple[Mix, ...]], ...],
+        batch: int,
+        seed: int,
+        split: str = "train",
+        backgrounds: int = 500,
+        shows: int = 1,
+    ):
+        self.plan, self.batch, self.seed, self.split = plan, batch, seed, split
+        self.backgrounds, self.fresh = backgrounds, -(-batch // shows)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
         rng = np.random.default_rng([self.seed, 1])
         backgrounds = bank(self.backgrounds, self.seed, self.split)
+        kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        now = None
         done = 0
         while True:
             mixes = next((mixes for until, mixes in self.plan if done < until), self.plan[-1][1])
-            pixels, colours, digits = zip(*(sheet(rng, backgrounds, mixes) for _ in range(self.batch)), strict=True)
-            yield tuple(torch.from_numpy(np.stack(part)) for part in (pixels, colours, digits))
+            if mixes is not now:
+                kept, now = [], mixes
+            fresh = self.fresh if len(kept) >= 8 * self.batch else self.batch
+            batch = [sheet(rng, backgrounds, mixes) for _ in range(fresh)]
+            batch += [kept[index] for index in rng.integers(len(kept), size=self.batch - fresh)] if kept else []
+            kept = (kept + batch[:fresh])[-100 * self.batch :]
+            yield [torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True)]
             done += 1

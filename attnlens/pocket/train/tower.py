@@ -111,7 +111,7 @@ def train(out: pathlib.Path, progress: Progress, *, steps: int, batch: int = 64,
         pair.load_state_dict(state["pair"])
         seconds = state["seconds"]
     plan = ((int(0.08 * steps) - pair.done, sheets.BIG), (int(0.16 * steps) - pair.done, sheets.MIDDLE), (0, sheets.ALL))
-    data = torch.utils.data.DataLoader(sheets.Sheets(plan, batch, seed + pair.done), batch_size=None, num_workers=1, prefetch_factor=6)
+    data = torch.utils.data.DataLoader(sheets.Sheets(plan, batch, seed + pair.done, shows=3), batch_size=None, num_workers=1, prefetch_factor=6)
     compiled = torch.compile(losses)
     bar = progress.add_task("vision tower", total=steps, completed=pair.done)
     last = time.perf_counter()

@@ -1,0 +1,56 @@
+# `make demo` and `make test` work on a fresh machine that has python3 (3.11 or newer) and make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DOCS   := $(VENV)/.installed-docs
+
+# The bundled models need no network; nothing here should try to reach one.
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+.PHONY: help setup demo test test-all lint format docs clean
+
+help:
+	@echo "make demo      set everything up, then ask a small model about a picture and show where it looks"
+	@echo "make test      set everything up, then run the fast tests"
+	@echo "make test-all  also the slow tests"
+	@echo "make lint      ruff and mypy"
+	@echo "make format    let ruff rewrite what it can"
+	@echo "make docs      build the documentation into site/"
+
+setup: $(STAMP)
+
+# Installs again only when the dependencies change: the package itself is installed in place.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
+demo: $(STAMP)
+	@$(OFFLINE) $(BIN)/attnlens demo --save out/demo.png
+
+test: $(STAMP)
+	$(OFFLINE) $(BIN)/python -m pytest -q
+
+test-all: $(STAMP)
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf build dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,207 @@
+"""The sliding-window search of ViCrop: from an importance map to the boxes worth a closer look.
+
+Arithmetic is float64 on a summed-area table, so a window's sum costs four look-ups wherever and however large it is.
+
+>>> m = ImportanceMap(np.eye(20)[::-1] ** 2 * np.arange(20), Grid.regular(20, 20, (1000, 1000)))
+>>> search(m, window=200)[0].box
+Box(x1=800, y1=0, x2=1000, y2=200)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Box, Grid, Spans
+from attnlens.importance import ImportanceMap
+
+CRITERIA = ("density", "sum")
+RATIOS = (1, 1.2, 1.4, 1.6, 1.8, 2)
+
+_FLAT = 1e-6  # a map whose values differ by less, relative to the largest, holds nothing but float32 rounding
+
+_Table = npt.NDArray[np.float64]
+_Pixels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A `box` of ints in original pixels, and by how much its window stands out (`score`, in units of the map).
+
+    `confident` is False when nothing in the map could choose a box; the box is then the whole image, and the score 0.
+    """
+
+    box: Box
+    score: float
+    confident: bool
+
+
+class _Window(NamedTuple):
+    """A window of `cols` x `rows` cells, and where the pixel box of each of its placements begins and ends."""
+
+    cols: int
+    rows: int
+    x: _Pixels  # [places across, 2]
+    y: _Pixels  # [places down, 2]
+
+    def box(self, col: int, row: int) -> Box:
+        return Box(int(self.x[col, 0]), int(self.y[row, 0]), int(self.x[col, 1]), int(self.y[row, 1]))
+
+
+class _Pick(NamedTuple):
+    window: _Window
+    col: int
+    row: int
+    score: float
+
+
+def search(
+    importance: ImportanceMap,
+    window: float = 336,
+    *,
+    ratios: Sequence[float] = RATIOS,
+    criterion: str = "density",
+    count: int = 1,
+    iou: float = 0.3,
+) -> list[Found]:
+    """The `count` most important boxes of an importance map, best first; fewer if fewer stand out, never none.
+
+    Windows have sides `ratios` x `window`, in original pixels, rounded down to whole cells, at least one. Of each, the
+    placement with the largest sum is kept (the leftmost, then the topmost, of equals), and of these the one that stands
+    out most (the first of equals): its sum less the mean of its existing four neighbours', one cell away. Criterion
+    `density` divides that by the window's number of cells, as the released code of ViCrop does, and leans to the smallest
+    window; `sum` does not, as in the paper (arXiv 2502.17422, section 5). The box has sides of 2 * (ratio * window // 2)
+    pixels around the pixel at the window's centre, is moved to lie inside the image, cut where it is longer, and extended
+    where rounding (or a gap between cells) would leave out the centre of the window's outermost cells.
+
+    The whole image, score 0, `confident=False`, is what comes back when the map has a NaN or infinite cell, is flat, or
+    its windows all tie; and when every window is at least as large as the map, so that there is nothing to choose. A
+    window that covers the map both ways is passed over. Cells wholly outside the image (padding) count as the map's
+    minimum.
+
+    Further boxes, which the paper does not have: what a found window covers is lowered to the map's minimum, and the same
+    search runs again on the placements whose boxes overlap every found one by an intersection over union of at most
+    `iou`, until none stands out from its neighbours. So the first boxes do not depend on `count`.
+
+    Raises AttnLensError for arguments of the wrong kind.
+    """
+    _check(importance, window, ratios, criterion, count, iou)
+    grid = importance.grid
+    whole = Found(Box(0, 0, *grid.image_size), 0.0, False)
+    if not np.isfinite(importance.values).all():
+        return [whole]
+    values = np.array(importance.values.T, dtype=np.float64, order="C")  # [cols, rows]: x outer, as ties are broken
+    lowest = values.min()
+    values[~_touches(grid.x, grid.image_size[0]), :] = lowest
+    values[:, ~_touches(grid.y, grid.image_size[1])] = lowest
+    if values.max() - lowest <= _FLAT * np.abs(values).max():
+        return [whole]
+    windows = _windows(grid, float(window), ratios)
+    found: list[Found] = []
+    while len(found) < count:
+        pick = _pick(values, windows, [f.box for f in found], iou, by_area=criterion == "density")
+        if pick is None:
+            break
+        found.append(Found(pick.window.box(pick.col, pick.row), pick.score, True))
+        values[pick.col : pick.col + pick.window.cols, pick.row : pick.row + pick.window.rows] = lowest
+    return found or [whole]
+
+
+def _touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
+    return (spans[:, 0] < length) & (spans[:, 1] > 0)
+
+
+def _windows(grid: Grid, side: float, ratios: Sequence[float]) -> list[_Window]:
+    """Every window that leaves room for a choice, in the order of `ratios`."""
+    (width, height), (cell_width, cell_height) = grid.image_size, grid.cell_size
+    windows = []
+    for ratio in ratios:
+        cols = max(1, min(int(side * ratio / cell_width), grid.cols))
+        rows = max(1, min(int(side * ratio / cell_height), grid.rows))
+        if (rows, cols) != grid.shape:
+            x = _pixel_edges(grid.x, cols, side * ratio, width)
+            windows.append(_Window(cols, rows, x, _pixel_edges(grid.y, rows, side * ratio, height)))
+    return windows
+
+
+def _pixel_edges(spans: Spans, cells: int, side: float, limit: int) -> _Pixels:
+    """int64 [places, 2]: first and last pixel edge, inside 0..limit, of the box for `cells` spans from each place on."""
+    first, last = spans[: len(spans) - cells + 1], spans[cells - 1 :]
+    centre = np.floor((first[:, 0] + last[:, 1]) / 2)
+    start = np.minimum(centre - side // 2, np.floor(first.mean(axis=1)))
+    stop = np.maximum(centre + side // 2, np.floor(last.mean(axis=1)) + 1)
+    length = np.minimum(stop - start, limit)
+    start = np.clip(start, 0, limit - length)
+    return np.stack([start, start + length], axis=1).astype(np.int64)
+
+
+def _pick(values: _Table, windows: list[_Window], taken: list[Box], iou: float, by_area: bool) -> _Pick | None:
+    """The placement that stands out most of those that overlap no `taken` box by more than `iou`, or None."""
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(np.cumsum(values, axis=0), axis=1, out=table[1:, 1:])
+    best: _Pick | None = None
+    informative = False
+    for window in windows:
+        high, low = table[window.cols :], table[: -window.cols]
+        sums = high[:, window.rows :] - high[:, : -window.rows] - low[:, window.rows :] + low[:, : -window.rows]
+        open_sums = _without(sums, window, taken, iou) if taken else sums
+        place = int(np.argmax(open_sums))
+        col, row = divmod(place, sums.shape[1])
+        if open_sums[col, row] == -np.inf:
+            continue
+        score = _prominence(sums, col, row) / (window.cols * window.rows if by_area else 1)
+        if best is None or score > best.score:
+            best = _Pick(window, col, row, score)
+            informative = bool(sums.min() < sums[col, row])
+    return best if best is not None and best.score >= 0 and informative else None
+
+
+def _prominence(sums: _Table, col: int, row: int) -> float:
+    """The sum at one placement less the mean of its four neighbours', as many as there are."""
+    places = [(col - 1, row), (col + 1, row), (col, row - 1), (col, row + 1)]
+    near = [float(sums[x, y]) for x, y in places if 0 <= x < sums.shape[0] and 0 <= y < sums.shape[1]]
+    return float(sums[col, row]) - sum(near) / len(near)
+
+
+def _without(sums: _Table, window: _Window, taken: list[Box], iou: float) -> _Table:
+    """`sums`, with -inf where the placement's box overlaps a `taken` one by more than `iou`."""
+    (x1, x2), (y1, y2) = window.x.T, window.y.T
+    areas = np.outer(x2 - x1, y2 - y1)
+    open_sums = sums
+    for box in taken:
+        across = np.maximum(np.minimum(x2, box.x2) - np.maximum(x1, box.x1), 0)
+        shared = np.outer(across, np.maximum(np.minimum(y2, box.y2) - np.maximum(y1, box.y1), 0))
+        open_sums = np.where(shared > iou * (areas + box.area - shared), -np.inf, open_sums)
+    return open_sums
+
+
+def _check(
+    importance: object, window: object, ratios: Sequence[float], criterion: object, count: object, iou: object
+) -> None:
+    if not isinstance(importance, ImportanceMap):
+        raise AttnLensError(
+            f"search was given {type(importance).__name__!r}; expected an ImportanceMap. "
+            "Wrap a matrix: ImportanceMap(values, Grid.regular(rows, cols, (width, height)))."
+        )
+    if not _is_positive(window):
+        raise AttnLensError(f"window is {window!r}; expected the side of the smallest box in pixels, above 0.")
+    if not isinstance(ratios, Sequence | np.ndarray) or not len(ratios) or not all(map(_is_positive, ratios)):
+        raise AttnLensError(f"ratios is {ratios!r}; expected one or more positive numbers, as in {RATIOS}.")
+    if criterion not in CRITERIA:
+        names = " or ".join(map(repr, CRITERIA))
+        raise AttnLensError(f"There is no criterion {criterion!r}; expected {names}.")
+    if not isinstance(count, Integral) or count < 1:
+        raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
+    if not isinstance(iou, Real) or not 0 <= iou < 1:
+        raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) up to, but not, 1.")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value) and value > 0

@@ -1,0 +1,250 @@
+"""How much each part of an image matters: values on a grid that knows its own pixels.
+
+>>> m = ImportanceMap([[0, 1], [0, 3]], Grid.regular(2, 2, (200, 100)))
+>>> m.to_pixels().shape, m.inside((100, 0, 200, 100)), m.attention_ratio((100, 50, 200, 100))
+((100, 200), 4.0, 3.0)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Box, Grid, Spans, overlaps
+from attnlens.images import ImageSource, open_image
+
+Floats = npt.NDArray[np.float32]
+
+_ANCHORS = [(20, 11, 52), (132, 32, 107), (229, 92, 48), (246, 215, 70), (252, 255, 164)]
+HEAT: npt.NDArray[np.uint8] = np.stack(
+    [np.interp(np.arange(256), np.linspace(0, 255, len(_ANCHORS)), channel) for channel in zip(*_ANCHORS, strict=True)],
+    axis=1,
+).astype(np.uint8)
+"""uint8 [256, 3]: RGB colours from dark violet (unimportant) over orange to pale yellow (important)."""
+
+_FAINTEST = 0.35  # opacity of the least important cell, relative to the most important one
+
+
+@dataclass(frozen=True, eq=False)
+class ImportanceMap:
+    """float32 `values` [rows, cols] and the `grid` that says which original pixels each of them is about.
+
+    Whatever numpy can read as a matrix is taken, copied and made read-only. NaN and infinity are kept, so that what reads
+    the map can report them. Raises AttnLensError when the values are no matrix of numbers or the grid does not fit.
+    """
+
+    values: Floats
+    grid: Grid
+
+    __array_ufunc__ = None  # so that numpy_scalar * map reaches __rmul__
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.grid, Grid):
+            raise AttnLensError(
+                f"The grid is {type(self.grid).__name__!r}; expected a Grid. "
+                "For cells over the whole image: Grid.regular(rows, cols, (width, height))."
+            )
+        values = _matrix(self.values)
+        if values.shape != self.grid.shape:
+            raise AttnLensError(
+                f"A grid that does not fit: the map has {_cells(values.shape)} cells (rows x cols), its grid has "
+                f"{_cells(self.grid.shape)}. Reshape the values, or make the grid with the map's rows and cols."
+            )
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+
+    @classmethod
+    def stitch(
+        cls, maps: Sequence[Sequence[ImportanceMap]], boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]
+    ) -> ImportanceMap:
+        """One map from those of an image's tiles, row-major; `boxes[i][j]` is where `maps[i][j]` lies in the image.
+
+        Values are not rescaled (ViCrop, arXiv 2502.17422, section 5); stitch `normalised` maps where tiles differ in scale.
+        """
+        grid = Grid.stitch([[m.grid for m in row] for row in maps], boxes, image_size)
+        return cls(np.block([[m.values for m in row] for row in maps]), grid)
+
+    @staticmethod
+    def mean(maps: Sequence[ImportanceMap]) -> ImportanceMap:
+        """The cell-wise mean of one or more maps on the same grid."""
+        if not maps:
+            raise AttnLensError("There is no map to average; expected at least one.")
+        for other in maps[1:]:
+            _check_same_grid(maps[0].grid, other.grid)
+        return ImportanceMap(np.mean([m.values for m in maps], axis=0, dtype=np.float64), maps[0].grid)
+
+    def __mul__(self, other: ImportanceMap | float) -> ImportanceMap:
+        """Cell by cell with a map on the same grid, or by a number."""
+        if isinstance(other, ImportanceMap):
+            _check_same_grid(self.grid, other.grid)
+            return ImportanceMap(self.values * other.values, self.grid)
+        if np.ndim(other) == 0 and np.isreal(other):
+            return ImportanceMap(self.values * np.float32(other), self.grid)
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def normalised(self) -> ImportanceMap:
+        """The map scaled so that its cells sum to 1; a map of zeros, which has no scale, stays as it is.
+
+        Raises AttnLensError when the sum is negative, infinite or NaN, or zero with cells that are not.
+        """
+        total = float(self.values.sum(dtype=np.float64))
+        if not self.values.any():
+            return self
+        if not (math.isfinite(total) and total > 0):
+            raise AttnLensError(
+                f"The map's cells sum to {total:g}; expected a positive number to divide by. "
+                "Look for NaN, inf or negative cells in its values."
+            )
+        return ImportanceMap(self.values / total, self.grid)
+
+    def inside(self, box: Sequence[float]) -> float:
+        """The sum of the cells inside `box` (original pixels), each weighted by the fraction of its area that is inside."""
+        clipped = Box.from_any(box, self.grid.image_size)
+        rows = overlaps(self.grid.y, clipped.y1, clipped.y2)
+        cols = overlaps(self.grid.x, clipped.x1, clipped.x2)
+        return float(rows @ self.values.astype(np.float64) @ cols)
+
+    def attention_ratio(self, box: Sequence[float]) -> float:
+        """The sum inside `box` (original pixels) over the mean of the same sum at every position of an equal-size box.
+
+        Above 1: the model looks there more than chance would have it (ViCrop, arXiv 2502.17422, figure 3). Positions start
+        at one edge of what the grid covers of the image and end at the other, evenly spaced, at most one cell apart; cells
+        that a box cuts count by the fraction of their area. Sums are float64. NaN when every position sums to zero, so that
+        there is nothing to compare with, or when the map has cells that are not finite.
+        """
+        clipped = Box.from_any(box, self.grid.image_size)
+        seen, (cell_width, cell_height) = self.grid.covered.clip(self.grid.image_size), self.grid.cell_size
+        # A box's sum is rows @ values @ cols, linear in both, so the mean over all positions needs only their mean weights.
+        rows = _mean_overlaps(self.grid.y, clipped.height, cell_height, seen.y1, seen.y2)
+        cols = _mean_overlaps(self.grid.x, clipped.width, cell_width, seen.x1, seen.x2)
+        mean = float(rows @ self.values.astype(np.float64) @ cols)
+        return self.inside(clipped) / mean if mean != 0 else math.nan
+
+    def to_pixels(self, smooth: bool = False) -> Floats:
+        """float32 [height, width]: the map over the original image, 0 where the model saw nothing.
+
+        A pixel has the value of the cell that holds its centre (of several, the one whose centre is nearest). `smooth`
+        interpolates bilinearly between cell centres instead, inside what was seen.
+        """
+        width, height = self.grid.image_size
+        cols, rows = _owners(self.grid.x, width), _owners(self.grid.y, height)
+        if smooth:
+            pixels = _interpolated(_interpolated(self.values, self.grid.y, height).T, self.grid.x, width).T
+        else:
+            pixels = self.values[np.ix_(rows, cols)]
+        pixels[rows < 0, :] = 0
+        pixels[:, cols < 0] = 0
+        return np.ascontiguousarray(pixels)
+
+    def overlay(self, image: ImageSource, alpha: float = 0.6, box: Sequence[float] | None = None) -> Image.Image:
+        """RGB picture of the map over `image`, which must have the grid's size; `box` (original pixels) is outlined.
+
+        The map's minimum to maximum become the colours of `HEAT`, more opaque the more important, up to `alpha` (0 to 1).
+        What the model did not see, and cells that are NaN or infinite, are greyed.
+        """
+        if not 0 <= alpha <= 1:
+            raise AttnLensError(f"alpha is {alpha!r}; expected a number from 0 (image only) to 1 (heat only).")
+        picture = open_image(image)
+        if picture.size != self.grid.image_size:
+            raise AttnLensError(
+                f"The image has {_cells(picture.size)} pixels (width x height), the map is about one of "
+                f"{_cells(self.grid.image_size)}. Pass the image that the map was made from."
+            )
+        finite = np.isfinite(self.values)
+        levels = ImportanceMap(_levels(self.values, finite), self.grid).to_pixels(smooth=True)
+        index = np.rint(levels * 255).astype(np.uint8)
+        opacity = np.rint(np.linspace(_FAINTEST, 1, 256) * alpha * 255).astype(np.uint8)
+        hot = Image.composite(Image.fromarray(HEAT[index]), picture, Image.fromarray(opacity[index]))
+        seen = Image.fromarray((ImportanceMap(finite, self.grid).to_pixels() > 0).astype(np.uint8) * np.uint8(255))
+        grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (128, 128, 128)), 0.5)
+        overlaid = Image.composite(hot, grey, seen)
+        if box is not None:
+            _outline(overlaid, Box.from_any(box, picture.size).to_pixels(picture.size))
+        return overlaid
+
+
+def _matrix(values: Any) -> Floats:
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError("complex numbers")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which every reader of a map reports
+            matrix = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AttnLensError(
+            f"The map's values ({type(values).__name__}) are no matrix of numbers: {error}. Expected [rows, cols], "
+            "convertible to float32; a torch tensor: tensor.detach().float().cpu().numpy()."
+        ) from None
+    if matrix.ndim != 2:
+        raise AttnLensError(
+            f"The map's values have shape {matrix.shape}; expected [rows, cols]. "
+            "A flat row of image tokens: values.reshape(grid.shape)."
+        )
+    return matrix
+
+
+def _cells(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _check_same_grid(first: Grid, second: Grid) -> None:
+    if first != second:
+        raise AttnLensError(
+            f"The maps lie on different grids: {_cells(first.shape)} cells over {tuple(first.covered)} of an image "
+            f"of {first.image_size} pixels, and {_cells(second.shape)} over {tuple(second.covered)} of "
+            f"{second.image_size}. Make both from the same reading of the same image."
+        )
+
+
+def _mean_overlaps(spans: Spans, side: float, cell: float, start: float, stop: float) -> npt.NDArray[np.float64]:
+    room = max(0.0, stop - start - side)
+    firsts = np.linspace(start, start + room, math.ceil(room / cell - 1e-9) + 1)
+    return np.mean([overlaps(spans, first, first + side) for first in firsts], axis=0)
+
+
+def _owners(spans: Spans, length: int) -> npt.NDArray[np.intp]:
+    """int [length]: which span each pixel's centre lies in, -1 for none."""
+    owners = np.full(length, -1)
+    nearest = np.full(length, np.inf)
+    centres = np.arange(length) + 0.5
+    for index, (start, stop) in enumerate(spans):
+        first, last = (min(max(math.ceil(edge - 0.5), 0), length) for edge in (start, stop))
+        distance = np.abs(centres[first:last] - (start + stop) / 2)
+        closer = distance < nearest[first:last]
+        nearest[first:last][closer] = distance[closer]
+        owners[first:last][closer] = index
+    return owners
+
+
+def _interpolated(values: Floats, spans: Spans, length: int) -> Floats:
+    """[length, ...] from [n, ...]: linear between the centres of n spans, constant beyond the outermost."""
+    centres = spans.mean(axis=1)
+    order = np.argsort(centres, kind="stable")
+    places = np.interp(np.arange(length) + 0.5, centres[order], np.arange(len(order)))
+    lower = np.floor(places).astype(np.intp)
+    upper = np.minimum(lower + 1, len(order) - 1)
+    weight = (places - lower).astype(np.float32)[:, None]
+    return values[order[lower]] * (1 - weight) + values[order[upper]] * weight
+
+
+def _levels(values: Floats, finite: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """The finite values scaled to 0..1; 0 for the others, and everywhere when all are alike."""
+    numbers = np.where(finite, values, values[finite].min() if finite.any() else 0).astype(np.float64)
+    low, high = numbers.min(), numbers.max()
+    return (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
+
+
+def _outline(image: Image.Image, box: Box) -> None:
+    line = max(1, round(min(image.size) / 150))
+    corners = (box.x1, box.y1, box.x2 - 1, box.y2 - 1)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle(corners, outline="black", width=line + 2)
+    draw.rectangle(corners, outline="lime", width=line)

@@ -1,0 +1,57 @@
+"""KV caches that share what they have in common.
+
+A reading's prefix is kept; every question, crop and answer grows from it. A branch shares the keys and values of the
+tokens so far and holds only its own beside them, so that a hundred questions on one image cost a hundred tails.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+
+class SharedLayer(DynamicLayer):
+    """A cache layer whose first tokens belong to others: `keys` and `values` hold only what was added here."""
+
+    _layer_type = None  # not a layer that transformers should build by itself
+
+    def __init__(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.shared_keys, self.shared_values = keys, values
+        self.lazy_initialization(keys[0], values[0])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add tokens; all keys and all values, [batch, heads, tokens, width], are put together for this call alone."""
+        super().update(key_states, value_states, *args, **kwargs)
+        return torch.cat([*self.shared_keys, self.keys], dim=-2), torch.cat([*self.shared_values, self.values], dim=-2)
+
+    def get_seq_length(self) -> int:
+        return sum(part.shape[-2] for part in self.shared_keys) + int(super().get_seq_length())
+
+
+def new_cache(model: Any) -> DynamicCache:
+    """An empty cache for a generating model."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def branch(cache: DynamicCache) -> DynamicCache:
+    """A cache that grows on its own from where `cache` stands; neither sees what the other adds."""
+    twin = copy.copy(cache)
+    twin.layers = [_branched(layer) for layer in cache.layers]
+    return twin
+
+
+def _branched(layer: CacheLayerMixin) -> CacheLayerMixin:
+    if not layer.is_initialized or type(layer) not in (DynamicLayer, SharedLayer):
+        return copy.deepcopy(layer)  # sliding windows and recurrent states may be written in place
+    keys, values = getattr(layer, "shared_keys", ()), getattr(layer, "shared_values", ())
+    if layer.keys.numel():
+        keys, values = (*keys, layer.keys), (*values, layer.values)
+    return SharedLayer(keys, values)

@@ -1,0 +1,92 @@
+"""The two ways to see the last prompt token's attention, exactly and without an eager prefill.
+
+A, replay: the last token alone, on the KV cache of all before it. Its rows reach the output through itself only, so
+its own small graph gives the full graph's gradients. Least memory; what a shared prefix needs.
+B, one pass: the whole prompt at once, SDPA for all but the last row. Where image tokens depend on the question; the
+connector's attention and its gradients come out of the same pass, whose whole graph they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnlens.lens.attention import OPEN, ROWS, frozen, implementation
+from attnlens.lens.structure import Structure
+from attnlens.lens.tracer import Tracer
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Weights as the modules put them out, gradients of log p(top token) beside them."""
+
+    rows: list[Tensor]  # per language-model layer: [1, heads, 1, tokens]
+    row_gradients: list[Tensor] | None
+    connector: list[Tensor]  # per connector layer: [images, heads, queries, keys]
+    connector_gradients: list[Tensor] | None
+    top_token: int
+    log_prob: float
+
+
+def replay(model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool) -> Captured:
+    """Capture A; `inputs` are those of the last token, with the cache of the tokens before it."""
+    with _seeing(model, structure.attention, (), gradients):
+        output, rows = tracer.run(inputs, structure.attention)
+        return _captured(output.logits, rows, [], gradients)
+
+
+def one_pass(
+    model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool
+) -> Captured:
+    """Capture B; `inputs` are those of the whole prompt."""
+    with _seeing(model, structure.attention, structure.connector, gradients):
+        output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))
+        split = len(structure.connector)
+        return _captured(output.logits, weights[split:], weights[:split], gradients)
+
+
+def pixel_gradient(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """d log p(top token) / d pixel_values, the same shape, through the whole model."""
+    pixels = inputs["pixel_values"].detach().clone().requires_grad_()
+    with frozen(model), torch.enable_grad():
+        logits = model(**{**inputs, "pixel_values": pixels}).logits
+        (gradient,) = torch.autograd.grad(_top(logits)[1], [pixels])
+    return gradient
+
+
+def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradients: bool) -> Captured:
+    token, log_prob = _top(logits)
+    found: Sequence[Tensor] = torch.autograd.grad(log_prob, [*rows, *connector]) if gradients else ()
+    return Captured(
+        rows=[w.detach() for w in rows],
+        row_gradients=list(found[: len(rows)]) if gradients else None,
+        connector=[w.detach() for w in connector],
+        connector_gradients=list(found[len(rows) :]) if gradients else None,
+        top_token=token,
+        log_prob=float(log_prob),
+    )
+
+
+def _top(logits: Tensor) -> tuple[int, Tensor]:
+    """t* = argmax z at the last position, and log softmax(z)_t* (METHODS 1.2)."""
+    log_prob, token = logits[0, -1].float().log_softmax(-1).max(-1)
+    return int(token), log_prob
+
+
+@contextmanager
+def _seeing(
+    model: nn.Module, rows: Sequence[str], everything: Sequence[str], gradients: bool
+) -> Iterator[None]:
+    """The attention of `rows` and `everything` in the open, gradients as asked, parameters frozen."""
+    with ExitStack() as stack:
+        stack.enter_context(implementation([model.get_submodule(path) for path in rows], ROWS))
+        stack.enter_context(implementation([model.get_submodule(path) for path in everything], OPEN))
+        if gradients:
+            stack.enter_context(frozen(model))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        yield

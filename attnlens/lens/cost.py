@@ -1,0 +1,65 @@
+"""What an answer cost, counted in the same way for every method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work done by the model.
+
+    `prefills`: passes over image tokens (a crop appended to an image already read counts as one, over the crop
+    alone). `forwards`: passes over prompt tokens, prefills included; the passes that generate the answer's tokens
+    are not counted, since every method makes them. `backwards`: gradient passes. `image_tokens`: image tokens
+    prefilled, all passes together. `seconds`: wall-clock.
+    """
+
+    prefills: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    image_tokens: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        return asdict(self)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+
+class Meter:
+    """Counts what a lens does; `since` gives the cost of a stretch of work."""
+
+    def __init__(self) -> None:
+        self._total = Cost()
+
+    def forward(self, image_tokens: int = 0) -> None:
+        self._total += Cost(prefills=int(image_tokens > 0), forwards=1, image_tokens=image_tokens)
+
+    def backward(self) -> None:
+        self._total += Cost(backwards=1)
+
+    def now(self) -> Cost:
+        """The running total, with the clock's reading as `seconds`: subtract two of them."""
+        return self._total + Cost(seconds=time.perf_counter())
+
+    @contextmanager
+    def measure(self) -> Iterator[Stretch]:
+        stretch = Stretch(self.now())
+        yield stretch
+        stretch.cost = self.now() - stretch.start
+
+
+@dataclass
+class Stretch:
+    """A measured stretch of work; `cost` is there once it has ended."""
+
+    start: Cost
+    cost: Cost = Cost()

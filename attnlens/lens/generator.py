@@ -1,0 +1,104 @@
+"""A prompt in chunks on a KV cache: the part of a model that reads text and image tokens, and generates."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from attnlens.errors import AttnLensError
+from attnlens.lens.prompts import Prompt
+
+
+class Generator:
+    """Wraps the generating module; `positions` and `chunk` follow what its own `generate` would do."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        accepted = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._takes_logits_to_keep = "logits_to_keep" in accepted
+
+    def positions(self, prompt: Prompt) -> Tensor | None:
+        """Position ids of the whole prompt, [..., tokens]: m-rope models have several rows."""
+        if not self._takes_positions:
+            return None
+        known = {"attention_mask": torch.ones_like(prompt.ids), **prompt.extras, **prompt.vision}
+        positions = self.model._prepare_position_ids_for_generation(prompt.ids, known)
+        return positions if isinstance(positions, Tensor) else None
+
+    def chunk(
+        self,
+        prompt: Prompt,
+        positions: Tensor | None,
+        start: int,
+        stop: int,
+        cache: DynamicCache,
+        vision: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """The inputs of a forward pass over tokens `start:stop`, on a cache that holds the tokens before.
+
+        `vision` holds the inputs of the images in this chunk, and of those alone.
+        """
+        inputs: dict[str, Any] = {key: value[:, :stop] for key, value in prompt.extras.items()}
+        inputs.update(vision or {})
+        if positions is not None:
+            inputs["position_ids"] = positions[..., :stop]
+        if self._takes_logits_to_keep:
+            inputs["logits_to_keep"] = 1
+        prepared: dict[str, Any] = self.model.prepare_inputs_for_generation(
+            prompt.ids[:, :stop],
+            next_sequence_length=stop - start,
+            past_key_values=cache,
+            attention_mask=torch.ones_like(prompt.ids[:, :stop]),
+            is_first_iteration=bool(vision),
+            use_cache=True,
+            **inputs,
+        )
+        return prepared
+
+    @torch.no_grad()
+    def extend(
+        self,
+        prompt: Prompt,
+        positions: Tensor | None,
+        stop: int,
+        cache: DynamicCache,
+        vision: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Bring `cache` up to token `stop` of the prompt, under the model's own attention implementation."""
+        start = cache.get_seq_length()
+        self.model(**self.chunk(prompt, positions, start, stop, cache, vision))
+
+    @torch.no_grad()
+    def decode(
+        self, prompt: Prompt, positions: Tensor | None, cache: DynamicCache, max_new_tokens: int
+    ) -> tuple[list[int], float]:
+        """Greedy tokens after the prompt and their summed log-probability; `cache` holds all but its last token.
+
+        This is the model's own `generate`, so its generation config (end tokens, repetition penalty) holds.
+        """
+        if max_new_tokens < 1:
+            raise AttnLensError(f"max_new_tokens is {max_new_tokens}; expected 1 or more.")
+        config = copy.deepcopy(self.model.generation_config)
+        config.do_sample, config.num_beams = False, 1
+        config.temperature = config.top_p = config.top_k = None
+        extra = {} if positions is None else {"position_ids": positions}
+        out = self.model.generate(
+            input_ids=prompt.ids,
+            attention_mask=torch.ones_like(prompt.ids),
+            past_key_values=cache,
+            generation_config=config,
+            max_new_tokens=max_new_tokens,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **extra,
+        )
+        tokens = out.sequences[0, prompt.length :].tolist()
+        log_probs = torch.stack([step[0].float().log_softmax(-1) for step in out.logits[: len(tokens)]])
+        return tokens, float(log_probs[range(len(tokens)), tokens].sum())

@@ -1,0 +1,68 @@
+"""A loaded model with its processor and adapter, ready to read images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attnlens.adapters.schema import AdapterSpec
+from attnlens.errors import AttnLensError
+from attnlens.images import open_image
+from attnlens.lens.cost import Meter
+from attnlens.lens.generator import Generator
+from attnlens.lens.prompts import PreparedImage, Prompter
+from attnlens.lens.reading import Reading
+from attnlens.lens.structure import structure_of
+from attnlens.lens.tracer import Tracer
+
+
+class Lens:
+    """What `attnlens.load` returns: `read` an image with it, then ask."""
+
+    def __init__(self, model: Any, processor: Any, spec: AdapterSpec) -> None:
+        self.model = model
+        self.processor = processor
+        self.spec = spec
+        self.tokenizer = processor.tokenizer
+        self.structure = structure_of(model, spec)
+        self.generator = Generator(self.structure.generator)
+        self.prompter = Prompter(processor, spec, model, self.structure.image_token_id)
+        self.tracer = Tracer(model)
+        self.meter = Meter()
+
+    def read(self, image: Any) -> Reading:
+        """Read one image, or a list of them: each a path, a PIL image or an array. Raises `AttnLensError`."""
+        images = list(image) if isinstance(image, list | tuple) else [image]
+        if not images:
+            raise AttnLensError("There is no image to read: the list is empty. Give at least one.")
+        return Reading(self, [PreparedImage(open_image(one)) for one in images])
+
+    def layer(self, layer: int | str | None = None) -> int | None:
+        """The index into `Trace.layers` to read attention from; None stands for the mean of all.
+
+        `layer`: a layer's number, "mean", or None for the adapter's default (scaled to this model's depth).
+        """
+        defaults, layers = self.spec.defaults, self.structure.layers
+        if layer is None:
+            layer = defaults.layer
+            if isinstance(layer, int) and defaults.layers is not None:
+                layer = int((layer + 0.5) / defaults.layers * (max(layers) + 1))
+                layer = min(layers, key=lambda one: abs(one - layer))
+        return _index(layer, layers, "layer")
+
+    def connector_layer(self, layer: int | str | None = None) -> int | None:
+        """The same for the connector: the index of one of its attention layers; None stands for the mean of all."""
+        count = len(self.structure.connector)
+        if layer is None:
+            layer = self.spec.defaults.connector_layer
+            layer = min(layer, count - 1) if isinstance(layer, int) else layer
+        return _index(layer, tuple(range(count)), "connector layer")
+
+
+def _index(layer: int | str, layers: Sequence[int], word: str) -> int | None:
+    if layer == "mean":
+        return None
+    if layer not in layers:
+        known = ", ".join(map(str, layers))
+        raise AttnLensError(f"There is no {word} {layer!r} with attention to see. Expected one of {known}, or 'mean'.")
+    return list(layers).index(int(layer))

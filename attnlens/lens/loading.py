@@ -1,0 +1,78 @@
+"""From a name, a folder, a hub id or objects in memory to a `Lens`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from attnlens import adapters, pocket
+from attnlens.adapters.schema import AdapterSpec
+from attnlens.errors import AttnLensError
+from attnlens.lens.lens import Lens
+from attnlens.lens.processors import load_processor
+
+ADAPTER_FILE = "attnlens.yaml"  # a model folder may bring its own adapter under this name
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    adapter: str | Path | AdapterSpec | None = None,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Lens:
+    """Load a model to look into.
+
+    Either `name`: a bundled model ("pocket/llava"), a folder, or a Hugging Face id; or `model` and `processor`, both
+    in memory. `adapter`: a name, a path to a YAML file or an `AdapterSpec`; by default the model folder's own
+    `attnlens.yaml`, else the one for its model type. `dtype`: "float32", "bfloat16", ...; by default the checkpoint's
+    own (the bundled models: float32). Nothing is downloaded under HF_HUB_OFFLINE=1. Raises `AttnLensError`.
+
+        lens = attnlens.load("pocket/llava")
+        reading = lens.read("photo.jpg")
+    """
+    if (name is None) == (model is None):
+        raise AttnLensError("Give either a name (or folder), or model= and processor=; not both, not neither.")
+    if name is None:
+        if processor is None:
+            raise AttnLensError("model= came without processor=. Give the processor that belongs to the model, too.")
+        return Lens(_placed(model, device, dtype), processor, _spec(adapter, model.config))
+    source, own_dtype = str(name), dtype or "auto"
+    if source.startswith("pocket/"):
+        source, own_dtype = str(pocket.path(source.removeprefix("pocket/"))), dtype or "float32"
+    own = Path(source) / ADAPTER_FILE
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        spec = _spec(adapter or (own if own.is_file() else None), config)
+        processor = processor or load_processor(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=own_dtype, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise AttnLensError(
+            f"The model {str(name)!r} could not be loaded: {_first_line(error)} Expected a bundled model "
+            f"({', '.join(f'pocket/{n}' for n in pocket.names())}), a folder with config.json, weights and processor, "
+            "or a Hugging Face id (downloaded before, or with a network)."
+        ) from error
+    return Lens(_placed(model.eval(), device, None), processor, spec)
+
+
+def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
+    return adapters.for_model_type(config.model_type) if adapter is None else adapters.find(adapter)
+
+
+def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> Any:
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if line.endswith(".") else f"{line}."

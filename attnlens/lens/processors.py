@@ -1,0 +1,132 @@
+"""Loads a model's processor, with or without torchvision.
+
+Some processors (Qwen2.5-VL and its relatives) cannot be made without a video processor, which exists for
+torchvision only. Where that is missing, they are put together from their image processor and tokenizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+from typing import Any
+
+from attnlens.errors import AttnLensError
+
+_log = logging.getLogger("attnlens")
+
+
+def load_processor(name_or_folder: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """The processor of the model in a folder or on the Hugging Face hub.
+
+        processor = load_processor("llava-hf/llava-1.5-7b-hf")
+        processor = load_processor("my_models/qwen2.5-vl", local_files_only=True)
+
+    It is transformers' own (`AutoProcessor`, which gets the keyword arguments). Where that needs torchvision and there
+    is none, the same class without its video processor is loaded, and one line of the log says so.
+
+    Raises AttnLensError when the files are not there, or hold no processor of images and text.
+    """
+    from transformers import AutoProcessor
+    from transformers.utils import is_torchvision_available
+
+    name = os.fspath(name_or_folder)
+    try:
+        processor = AutoProcessor.from_pretrained(name, **kwargs)
+    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if is_torchvision_available():
+            raise _cannot_load(name, error) from error
+        processor = _load_image_only(name, kwargs, error)
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise AttnLensError(
+            f"{name!r} holds a {type(processor).__name__}, which does not process images and text together. A folder "
+            "needs preprocessor_config.json (or processor_config.json) and the tokenizer's files beside config.json."
+        )
+    if not processor.tokenizer.encode("a", add_special_tokens=False):  # what transformers makes of missing files
+        raise AttnLensError(
+            f"{type(processor.tokenizer).__name__}, the tokenizer of {name!r}, knows no words: its files are missing. "
+            "Put tokenizer.json (or vocab.json and merges.txt, or tokenizer.model) beside config.json."
+        )
+    return processor
+
+
+def image_only(processor_class: type[Any]) -> type[Any]:
+    """`processor_class` without its video processor: images and text are processed by the very same code.
+
+    The class keeps its name, so that what it saves can be loaded by transformers where torchvision is there.
+    """
+    signature = inspect.signature(processor_class.__init__)
+    parameters = [parameter for name, parameter in signature.parameters.items() if "video" not in name]
+
+    @functools.wraps(processor_class.__init__)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        named = inspect.signature(initialise).bind(self, *args, **kwargs)
+        named.apply_defaults()
+        others = named.arguments.pop("kwargs", {})
+        processor_class.__init__(**named.arguments, **others)
+
+    def from_args_and_dict(cls: type[Any], args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        settings = {key: value for key, value in (processor_dict | kwargs).items() if key in names}
+        return cls(**settings | dict(zip(cls.get_attributes(), args, strict=True)))
+
+    names = {parameter.name for parameter in parameters}
+    initialise.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    members = {
+        "__init__": initialise,
+        "from_args_and_dict": classmethod(from_args_and_dict),
+        "__module__": processor_class.__module__,
+        "__doc__": processor_class.__doc__,
+    }
+    return type(processor_class.__name__, (processor_class,), members)
+
+
+def _load_image_only(name: str, kwargs: dict[str, Any], reason: Exception) -> Any:
+    processor_class = _processor_class(name, kwargs, reason)
+    if "video_processor" not in inspect.signature(processor_class.__init__).parameters:
+        raise _cannot_load(name, reason) from reason
+    try:
+        processor = image_only(processor_class).from_pretrained(name, **kwargs)
+    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _cannot_load(name, error) from error
+    _log.info(
+        "torchvision is not installed: %s of %r is loaded without its video processor, for images only.",
+        processor_class.__name__,
+        name,
+    )
+    return processor
+
+
+def _processor_class(name: str, kwargs: dict[str, Any], reason: Exception) -> type[Any]:
+    """The class that the files name, or that transformers has for the model's type."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    named: str | None = None
+    for read in (
+        transformers.ProcessorMixin.get_processor_dict,
+        transformers.ImageProcessingMixin.get_image_processor_dict,
+    ):
+        with contextlib.suppress(OSError, ValueError):  # a repository has one of the two files, or none
+            named = named or read(name, **kwargs)[0].get("processor_class")
+    if named is None:
+        try:
+            config = transformers.AutoConfig.from_pretrained(name, **kwargs)
+        except (OSError, ValueError) as error:
+            raise _cannot_load(name, error) from error
+        named = PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    found = getattr(transformers, named, None) if named else None
+    if not (inspect.isclass(found) and issubclass(found, transformers.ProcessorMixin)):
+        raise _cannot_load(name, reason) from reason
+    return found
+
+
+def _cannot_load(name: str, error: Exception) -> AttnLensError:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return AttnLensError(
+        f"No processor could be loaded from {name!r} ({type(error).__name__}: {said}). It needs "
+        "preprocessor_config.json (or processor_config.json) and the tokenizer's files: in that folder, in the hub's "
+        "cache, or on the hub when there is a network. Or make the processor yourself: attnlens.load(model=..., "
+        "processor=..., adapter=...)."
+    )

@@ -1,0 +1,41 @@
+"""The only place that knows nnsight: run a model once and bring back what some of its modules put out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nnsight
+from nnsight import CONFIG, NNsight
+from torch import Tensor, nn
+
+from attnlens.errors import AttnLensError
+
+CONFIG.APP.PYMOUNT = False  # nnsight would otherwise put a `.save` on every Python object of the user's program
+
+
+class Tracer:
+    """Runs `model` and captures attention weights by module path."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = NNsight(model)
+
+    def run(self, inputs: Mapping[str, Any], paths: Sequence[str], index: int = 1) -> tuple[Any, list[Tensor]]:
+        """One forward pass: the model's output, and element `index` of what each module in `paths` put out.
+
+        `paths` stand in the order of execution. The weights are [batch, heads, queries, keys], with whatever graph
+        the pass built. Raises `AttnLensError` where a module gave no weights.
+        """
+        envoys = [self._model.get(path) for path in paths]
+        with self._model.trace(**inputs):
+            captured = nnsight.save([])
+            for envoy in envoys:
+                captured.append(envoy.output[index])
+            output = nnsight.save(self._model.output)
+        for path, weights in zip(paths, captured, strict=True):
+            if weights is None:
+                raise AttnLensError(
+                    f"The attention weights of {path} came back as None: this module does not follow transformers' "
+                    "attention interface. Load the model with attn_implementation='eager', or update its code."
+                )
+        return output, list(captured)

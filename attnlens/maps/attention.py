@@ -1,0 +1,120 @@
+"""Relative attention and gradient-weighted attention (ViCrop, arXiv 2502.17422, sections 4 and 5; METHODS 1.1, 1.2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnlens.errors import AttnLensError
+from attnlens.importance import ImportanceMap
+from attnlens.lens.reading import Reading
+from attnlens.lens.trace import Trace
+
+GENERIC_QUESTION = "Write a general description of the image."
+"""The paper's q': what the question's attention is measured against."""
+
+RELEASED_SUFFIX = " Answer the question using a single word or phrase."
+"""What the released code adds to the generic question too, and the paper does not show."""
+
+EPSILON = 1e-6
+"""Of a ratio's denominator, relative to its mean: what keeps a cell without generic attention from becoming infinite."""
+
+Variant = Literal["paper", "released"]
+Layer = int | Literal["mean"] | None
+Array = NDArray[np.float32]
+
+
+def relative_attention(
+    reading: Reading,
+    question: str,
+    layer: Layer = None,
+    *,
+    connector_layer: Layer = None,
+    generic: str = GENERIC_QUESTION,
+    variant: Variant = "paper",
+    image: int = 0,
+) -> ImportanceMap:
+    """A_rel(x, q) = A_si(x, q) / A_si(x, q'): attention to the image for the question, against a generic one.
+
+    A_si is the head-mean attention of the last prompt token to the image tokens at one layer, carried to patches by
+    the head-mean attention of one connector layer where the connector has attention. `layer`: a layer's number,
+    "mean" for the mean of all, None for the adapter's default. `generic`: q'. `image`: which of the images read.
+    Deviation: the denominator has `EPSILON` times its own mean added; `variant="released"` divides plainly and
+    appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant.
+    """
+    _check(variant)
+    if variant == "released":
+        generic = generic + RELEASED_SUFFIX
+    reference = _attended(reading, reading.trace(generic), layer, connector_layer, image)
+    trace = reading.trace(question)  # second, so that an answer decodes on from this question's tail
+    attended = _attended(reading, trace, layer, connector_layer, image)
+    epsilon = EPSILON * float(reference.mean()) if variant == "paper" else 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = attended / (reference + epsilon)
+    return _on_grid(ratio, trace, image)
+
+
+def gradient_attention(
+    reading: Reading,
+    question: str,
+    layer: Layer = None,
+    *,
+    connector_layer: Layer = None,
+    image: int = 0,
+) -> ImportanceMap:
+    """A~_st = A_st * max(0, dv/dA_st), and the same in the connector: attention that raises the answer's probability.
+
+    v = log p(t*), t* the most probable next token. Heads are averaged after the product, in the paper's code and
+    here. Parameters and errors as in `relative_attention`. Only the last token (or, behind a question-dependent
+    connector, the language model) needs a backward pass.
+    """
+    trace = reading.trace(question, gradients=True)
+    if trace.attention_gradient is None:
+        raise AttnLensError("The trace holds no gradients, although they were asked for.")
+    weighted = trace.attention * np.maximum(trace.attention_gradient, 0)
+    connector = trace.connector_attention
+    if connector is not None and trace.connector_gradient is not None:
+        connector = connector * np.maximum(trace.connector_gradient, 0)
+    values = _carried(reading, trace, weighted, connector, layer, connector_layer, image)
+    return _on_grid(values, trace, image)
+
+
+def _attended(reading: Reading, trace: Trace, layer: Layer, connector_layer: Layer, image: int) -> Array:
+    return _carried(reading, trace, trace.attention, trace.connector_attention, layer, connector_layer, image)
+
+
+def _carried(
+    reading: Reading,
+    trace: Trace,
+    rows: Array,
+    connector: Array | None,
+    layer: Layer,
+    connector_layer: Layer,
+    image: int,
+) -> Array:
+    """Head means at one layer pair, multiplied through: values of one image's tokens, or of its patches."""
+    if not 0 <= image < len(trace.spans):
+        raise AttnLensError(f"There is no image {image}: the reading holds {len(trace.spans)}, counted from 0.")
+    span = trace.spans[image]
+    tokens = _at(rows.mean(axis=1), reading.lens.layer(layer))[span]
+    if connector is None:
+        return tokens
+    patches = _at(connector.mean(axis=1), reading.lens.connector_layer(connector_layer))[span]
+    return tokens @ patches  # type: ignore[no-any-return]
+
+
+def _at(values: Array, index: int | None) -> Array:
+    """One layer, or the mean of all."""
+    return values.mean(axis=0) if index is None else values[index]  # type: ignore[no-any-return]
+
+
+def _on_grid(values: Array, trace: Trace, image: int) -> ImportanceMap:
+    grid = trace.grids[image]
+    return ImportanceMap(values.reshape(grid.rows, grid.cols), grid)
+
+
+def _check(variant: str) -> None:
+    if variant not in ("paper", "released"):
+        raise AttnLensError(f"The variant is {variant!r}; expected 'paper' or 'released'.")

@@ -1,0 +1,125 @@
+"""Recipes by name, and recipes from a YAML file."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from attnlens import answers, boxes, maps
+from attnlens.adapters.safeyaml import load as load_yaml
+from attnlens.errors import AttnLensError
+from attnlens.recipes.recipe import Recipe
+
+HIGH_RESOLUTION_TILE = 1024
+"""Pixels: the ViCrop paper's largest tile side (section 5.3)."""
+
+_MAPS = {
+    "relative-attention": maps.relative_attention,
+    "gradient-attention": maps.gradient_attention,
+    "input-gradient": maps.input_gradient,
+}
+_ANSWERS = {"append": answers.append, "replace": answers.replace, "alone": answers.alone}
+
+_SHORT = {
+    "rel-att": ("relative-attention", "attention for the question over attention for a generic one; no gradient"),
+    "grad-att": ("gradient-attention", "attention times its positive gradient; one small backward pass"),
+    "pure-grad": ("input-gradient", "gradient of the answer on the pixels, on edges; a full forward and backward pass"),
+}
+
+
+def _vicrop(name: str, tiles: int | None = None) -> Recipe:
+    return Recipe(map=_MAPS[_SHORT[name][0]], search=boxes.search, answer=answers.append, tiles=tiles)
+
+
+_RECIPES: dict[str, tuple[Recipe, str]] = {
+    "none": (Recipe(answer=answers.alone), "the image alone, no crop"),
+    "human": (Recipe(answer=answers.append), "a box you give, as the smallest square that covers it, appended"),
+    **{name: (_vicrop(name), f"ViCrop: {text}") for name, (_, text) in _SHORT.items()},
+    **{
+        f"{name}-high": (_vicrop(name, HIGH_RESOLUTION_TILE), f"{name} on tiles of {HIGH_RESOLUTION_TILE} px")
+        for name in _SHORT
+    },
+}
+
+
+def names() -> list[str]:
+    """The bundled recipes."""
+    return list(_RECIPES)
+
+
+def describe(name: str) -> str:
+    """What a bundled recipe does, in one line."""
+    return _find(name)[1]
+
+
+def named(recipe: str | Path | Recipe) -> Recipe:
+    """A recipe by name or YAML file; a `Recipe` is handed back. Raises `AttnLensError`, naming the valid ones."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if str(recipe).endswith((".yaml", ".yml")):
+        return _from_file(Path(recipe))
+    return _find(str(recipe))[0]
+
+
+def _find(name: str) -> tuple[Recipe, str]:
+    if name not in _RECIPES:
+        raise AttnLensError(
+            f"There is no recipe {name!r}. Expected one of {', '.join(_RECIPES)}, or the path of a YAML file."
+        )
+    return _RECIPES[name]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _MapOptions(_Strict):
+    name: Literal["relative-attention", "gradient-attention", "input-gradient"]
+    layer: int | Literal["mean"] | None = None
+    connector_layer: int | Literal["mean"] | None = None
+    generic: str | None = None
+    variant: Literal["paper", "released"] | None = None
+
+
+class _SearchOptions(_Strict):
+    window: int | None = Field(default=None, gt=0)
+    criterion: Literal["density", "sum"] = "density"
+    count: int = Field(default=1, gt=0)
+    iou: float = Field(default=0.3, ge=0, le=1)
+
+
+class _RecipeFile(_Strict):
+    """The keys of a recipe's YAML file."""
+
+    map: _MapOptions | None = None
+    search: _SearchOptions | None = None
+    answer: Literal["append", "replace", "alone"] = "append"
+    tiles: int | None = Field(default=None, gt=0)
+
+
+def _from_file(path: Path) -> Recipe:
+    if not path.is_file():
+        raise AttnLensError(f"There is no recipe file {str(path)!r}. Give the path of a YAML file with map, search, answer.")
+    try:
+        parsed = _RecipeFile.model_validate(load_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise AttnLensError(
+            f"The recipe {str(path)!r} does not fit at {where}: {first['msg']}. Expected the keys map (name, layer, "
+            "connector_layer, generic, variant), search (window, criterion, count, iou), answer and tiles."
+        ) from None
+    given: dict[str, Any] = parsed.map.model_dump(exclude={"name"}, exclude_none=True) if parsed.map else {}
+    searching = parsed.search or (_SearchOptions() if parsed.map else None)
+    try:
+        return Recipe(
+            map=partial(_MAPS[parsed.map.name], **given) if parsed.map else None,
+            search=partial(boxes.search, **searching.model_dump(exclude_none=True)) if searching else None,
+            answer=_ANSWERS[parsed.answer],
+            tiles=parsed.tiles,
+        )
+    except TypeError as error:
+        raise AttnLensError(f"The recipe {str(path)!r} does not fit: {error}.") from None
