@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from attnlens.geometry import Box, Grid
     from attnlens.importance import ImportanceMap
     from attnlens.lens import load
-    from attnlens.recipes import Recipe, ask
+    from attnlens.recipes import Recipe
+    from attnlens.recipes.ask import ask
 
 __version__ = "0.1.0"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ def checked_size(image_size: object) -> tuple[int, int]:
     numbers = _numbers(image_size, 2)
     if numbers is None or any(n != int(n) or n < 1 for n in numbers):
         raise AttnLensError(
-            f"The image size is {image_size!r}; expected (width, height), two whole numbers of pixels, both at least 1. "
+            f"The image size is {image_size!r}; expected (width, height), whole numbers of pixels, both at least 1. "
             "A PIL image has it as image.size; of an array it is (shape[1], shape[0])."
         )
     return int(numbers[0]), int(numbers[1])
@@ -94,7 +95,9 @@ class Box(NamedTuple):
 
     def iou(self, other: Box) -> float:
         """Intersection over union with `other`, 0 to 1; 0 when both are empty."""
-        shared = Box(max(self.x1, other.x1), max(self.y1, other.y1), min(self.x2, other.x2), min(self.y2, other.y2)).area
+        across = min(self.x2, other.x2) - max(self.x1, other.x1)
+        down = min(self.y2, other.y2) - max(self.y1, other.y1)
+        shared = max(0, across) * max(0, down)
         union = self.area + other.area - shared
         return shared / union if union > 0 else 0.0
 
@@ -130,8 +133,8 @@ class Box(NamedTuple):
 class Grid:
     """For each column and each row of a map, the pixels of the original image that it saw.
 
-    `x` is float64 [cols, 2], the left and right edge of each column; `y` is float64 [rows, 2], the top and bottom edge of
-    each row; both in original pixels. Cells may reach outside the image (padding), leave parts of it unseen (centre
+    `x` is float64 [cols, 2], the left and right edge of each column; `y` is float64 [rows, 2], the top and bottom edge
+    of each row; both in original pixels. Cells may reach outside the image (padding), leave parts of it unseen (centre
     crop), and have gaps or overlaps between them (tiles). `image_size` is (width, height) in pixels.
     """
 
@@ -152,8 +155,8 @@ class Grid:
         (31.25, 31.25)
         """
         width, height = checked_size(image_size)
-        if any(not isinstance(n, Integral) or n < 1 for n in (rows, cols)):
-            raise AttnLensError(f"A grid of {rows!r} x {cols!r} cells (rows x cols): both must be whole numbers, at least 1.")
+        if not (is_count(rows) and is_count(cols)):
+            raise AttnLensError(f"A grid has {rows!r} rows and {cols!r} columns; expected whole numbers, at least 1.")
         box = Box(0, 0, width, height) if region is None else Box(*region)
         return cls(_equal_spans(box.x1, box.x2, cols), _equal_spans(box.y1, box.y2, rows), (width, height))
 
@@ -167,7 +170,7 @@ class Grid:
         tiles of a column must share their columns, those of a row their rows; otherwise AttnLensError.
         """
         _check_layout(grids, boxes)
-        for grid, box in zip(sum(map(list, grids), []), sum(map(list, boxes), []), strict=True):
+        for grid, box in zip(chain.from_iterable(grids), chain.from_iterable(boxes), strict=True):
             if grid.image_size != (box[2] - box[0], box[3] - box[1]):
                 raise AttnLensError(
                     f"A tile's grid is for an image of {grid.image_size} pixels, but its box is {tuple(box)}. "
@@ -232,6 +235,11 @@ class Grid:
         return hash((self.x.tobytes(), self.y.tobytes(), self.image_size))
 
 
+def is_count(value: object) -> bool:
+    """Whether `value` is a whole number of at least 1."""
+    return isinstance(value, Integral) and int(value) >= 1
+
+
 def overlaps(spans: Spans, start: float, stop: float) -> npt.NDArray[np.float64]:
     """float64 [n]: the fraction of each of n spans that lies in [start, stop)."""
     shared = np.minimum(spans[:, 1], stop) - np.maximum(spans[:, 0], start)
@@ -280,7 +288,7 @@ def _checked_spans(spans: Any, name: str, axis: str) -> Spans:
     if not np.isfinite(array).all() or (array[:, 0] >= array[:, 1]).any():
         bad = int(np.flatnonzero(~(np.isfinite(array).all(axis=1) & (array[:, 0] < array[:, 1])))[0])
         raise AttnLensError(
-            f"A grid's {name}[{bad}] is {array[bad].tolist()}; expected finite pixels in order, (first edge, last edge)."
+            f"A grid's {name}[{bad}] is {array[bad].tolist()}; expected two finite numbers of pixels, in order."
         )
     array.setflags(write=False)
     return array

@@ -23,15 +23,16 @@ ImageSource = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 """A path, a PIL image, or an array [height, width] or [height, width, 1 | 3 | 4]."""
 
 _SLACK = 1e-3  # how far resampling may carry a float array outside 0..1
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)  # what PIL's decoders raise
+# What PIL's decoders raise on files that are damaged in one way or another.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
 def open_image(source: ImageSource) -> Image.Image:
     """`source` as a new RGB image: EXIF orientation applied, alpha on white, 16 bits scaled down to 8.
 
-    A file with several frames gives its first, a PIL image its current one. Arrays are uint8, uint16 (0..65535), bool, or
-    float in 0..1. A PIL image of mode I or F, which does not state its range, is taken for the narrowest of 0..1 (F only),
-    0..255 and 0..65535 that holds its values, and otherwise is scaled from its own minimum and maximum.
+    A file with several frames gives its first, a PIL image its current one. Arrays are uint8, uint16 (0..65535), bool,
+    or float in 0..1. A PIL image of mode I or F, which does not state its range, is taken for the narrowest of 0..1
+    (F only), 0..255 and 0..65535 that holds its values, and otherwise is scaled from its own minimum and maximum.
 
     Raises AttnLensError when there is no such file, or it is no image, damaged, empty, or unreasonably large.
     """
@@ -48,7 +49,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def crop(image: Image.Image, box: Sequence[float]) -> Image.Image:
-    """The exact pixels of `image` in `box` (x1, y1, x2, y2), clipped and rounded to whole pixels, at least one each way.
+    """The exact pixels of `image` in `box` (x1, y1, x2, y2), clipped and rounded to whole pixels, at least 1 x 1.
 
     Raises AttnLensError when the box is malformed or lies outside the image.
     """
@@ -74,8 +75,8 @@ def _from_file(path: str) -> Image.Image:
         ) from None
     except Image.DecompressionBombError as error:
         raise AttnLensError(
-            f"{path!r} is too large to open safely: {error} Scale it down, or open it with PIL under a limit of your own "
-            "(PIL.Image.MAX_IMAGE_PIXELS) and pass the image."
+            f"{path!r} is too large to open safely: {error} Scale it down, or open it with PIL under a limit of your "
+            "own (PIL.Image.MAX_IMAGE_PIXELS) and pass the image."
         ) from None
     except _BROKEN as error:
         raise AttnLensError(f"{path!r} cannot be read: {error}. Check that it may be read, or copy it again.") from None
@@ -87,13 +88,11 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
     except _BROKEN as error:
-        raise AttnLensError(
-            f"{name} is damaged or cut short: {error}. Copy or download it again; a damaged image is never shown in part."
-        ) from None
+        raise AttnLensError(f"{name} is damaged or cut short: {error}. Copy or download it again.") from None
     try:
         return _rgb(ImageOps.exif_transpose(image))
-    except ValueError as error:
-        raise AttnLensError(f"{name} cannot be converted to RGB: {error}. Convert it first, for example to PNG.") from None
+    except _BROKEN as error:
+        raise AttnLensError(f"{name} cannot be converted to RGB: {error}. Convert it first, say to PNG.") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -113,19 +112,18 @@ def _eight_bits_of_unknown(values: npt.NDArray[Any], mode: str) -> npt.NDArray[n
     if not np.isfinite(numbers).all():
         raise ValueError("it has pixels that are NaN or infinite")
     low, high = float(numbers.min()), float(numbers.max())
-    tops = (65535,) if mode.startswith("I;16") else (1, 255, 65535) if mode == "F" else (255, 65535)
-    top = next((top for top in tops if low >= 0 and high <= top), None)
-    if top is None:
-        low, top = (low, high) if high > low else (low - 1, low)
-    else:
-        low = 0.0
-    return _rounded((numbers - low) / (top - low))
+    tops = [65535] if mode.startswith("I;16") else [1, 255, 65535] if mode == "F" else [255, 65535]
+    stated = [top for top in tops if low >= 0 and high <= top]
+    if stated:
+        return _rounded(numbers / stated[0])
+    return _rounded((numbers - low) / max(high - low, 1e-300))
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4):
-        hint = " Move the channels last: array.transpose(1, 2, 0)." if array.ndim == 3 and len(array) in (1, 3, 4) else ""
+        channels_first = array.ndim == 3 and len(array) in (1, 3, 4)
+        hint = " Move the channels last: array.transpose(1, 2, 0)." if channels_first else ""
         raise AttnLensError(
             f"The array has shape {array.shape}; expected [height, width] or [height, width, channels] with 1, 3 or 4 "
             f"channels.{hint}"

@@ -36,8 +36,9 @@ _FAINTEST = 0.35  # opacity of the least important cell, relative to the most im
 class ImportanceMap:
     """float32 `values` [rows, cols] and the `grid` that says which original pixels each of them is about.
 
-    Whatever numpy can read as a matrix is taken, copied and made read-only. NaN and infinity are kept, so that what reads
-    the map can report them. Raises AttnLensError when the values are no matrix of numbers or the grid does not fit.
+    Whatever numpy can read as a matrix is taken, copied and made read-only. NaN and infinity are kept, so that what
+    reads the map can report them. Raises AttnLensError when the values are no matrix of numbers, or the grid does not
+    fit.
     """
 
     values: Floats
@@ -66,7 +67,8 @@ class ImportanceMap:
     ) -> ImportanceMap:
         """One map from those of an image's tiles, row-major; `boxes[i][j]` is where `maps[i][j]` lies in the image.
 
-        Values are not rescaled (ViCrop, arXiv 2502.17422, section 5); stitch `normalised` maps where tiles differ in scale.
+        Values are not rescaled (as in ViCrop, arXiv 2502.17422, section 5); stitch `normalised` maps where tiles differ
+        in scale.
         """
         grid = Grid.stitch([[m.grid for m in row] for row in maps], boxes, image_size)
         return cls(np.block([[m.values for m in row] for row in maps]), grid)
@@ -107,7 +109,7 @@ class ImportanceMap:
         return ImportanceMap(self.values / total, self.grid)
 
     def inside(self, box: Sequence[float]) -> float:
-        """The sum of the cells inside `box` (original pixels), each weighted by the fraction of its area that is inside."""
+        """The sum of the cells inside `box` (original pixels), each counted by the fraction of its area inside it."""
         clipped = Box.from_any(box, self.grid.image_size)
         rows = overlaps(self.grid.y, clipped.y1, clipped.y2)
         cols = overlaps(self.grid.x, clipped.x1, clipped.x2)
@@ -116,14 +118,14 @@ class ImportanceMap:
     def attention_ratio(self, box: Sequence[float]) -> float:
         """The sum inside `box` (original pixels) over the mean of the same sum at every position of an equal-size box.
 
-        Above 1: the model looks there more than chance would have it (ViCrop, arXiv 2502.17422, figure 3). Positions start
-        at one edge of what the grid covers of the image and end at the other, evenly spaced, at most one cell apart; cells
-        that a box cuts count by the fraction of their area. Sums are float64. NaN when every position sums to zero, so that
-        there is nothing to compare with, or when the map has cells that are not finite.
+        Above 1: the model looks there more than chance would have it (ViCrop, arXiv 2502.17422, figure 3). Positions
+        start at one edge of what the grid covers of the image and end at the other, evenly spaced, at most one cell
+        apart; cells that a box cuts count by the fraction of their area. Sums are float64. NaN when every position sums
+        to zero, so that there is nothing to compare with, or when the map has cells that are not finite.
         """
         clipped = Box.from_any(box, self.grid.image_size)
         seen, (cell_width, cell_height) = self.grid.covered.clip(self.grid.image_size), self.grid.cell_size
-        # A box's sum is rows @ values @ cols, linear in both, so the mean over all positions needs only their mean weights.
+        # A box's sum is rows @ values @ cols, linear in both: the mean over positions needs only their mean weights.
         rows = _mean_overlaps(self.grid.y, clipped.height, cell_height, seen.y1, seen.y2)
         cols = _mean_overlaps(self.grid.x, clipped.width, cell_width, seen.x1, seen.x2)
         mean = float(rows @ self.values.astype(np.float64) @ cols)
@@ -148,8 +150,8 @@ class ImportanceMap:
     def overlay(self, image: ImageSource, alpha: float = 0.6, box: Sequence[float] | None = None) -> Image.Image:
         """RGB picture of the map over `image`, which must have the grid's size; `box` (original pixels) is outlined.
 
-        The map's minimum to maximum become the colours of `HEAT`, more opaque the more important, up to `alpha` (0 to 1).
-        What the model did not see, and cells that are NaN or infinite, are greyed.
+        The map's minimum to maximum become the colours of `HEAT`, more opaque the more important, up to `alpha` (0 to
+        1). What the model did not see is greyed, and so are cells that are NaN or infinite.
         """
         if not 0 <= alpha <= 1:
             raise AttnLensError(f"alpha is {alpha!r}; expected a number from 0 (image only) to 1 (heat only).")
@@ -176,7 +178,7 @@ def _matrix(values: Any) -> Floats:
     try:
         if np.iscomplexobj(values):
             raise TypeError("complex numbers")
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which every reader of a map reports
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which readers report
             matrix = np.array(values, dtype=np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise AttnLensError(
@@ -235,11 +237,11 @@ def _interpolated(values: Floats, spans: Spans, length: int) -> Floats:
     return values[order[lower]] * (1 - weight) + values[order[upper]] * weight
 
 
-def _levels(values: Floats, finite: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _levels(values: Floats, finite: npt.NDArray[np.bool_]) -> Floats:
     """The finite values scaled to 0..1; 0 for the others, and everywhere when all are alike."""
     numbers = np.where(finite, values, values[finite].min() if finite.any() else 0).astype(np.float64)
     low, high = numbers.min(), numbers.max()
-    return (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
+    return ((numbers - low) / max(high - low, 1e-300)).astype(np.float32)
 
 
 def _outline(image: Image.Image, box: Box) -> None:

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
     {"errors"},
-    {"images"},
     {"geometry"},
+    {"images"},
     {"importance", "adapters"},
     {"lens", "pocket"},
     {"maps", "answers", "boxes"},
@@ -35,7 +35,7 @@ UPWARD = {
         "show",
     ): "Result.save draws its own picture; show itself knows nothing above importance",
 }
-NEVER_TORCH = {"boxes", "importance", "adapters", "geometry", "images", "errors", "show", "cli", "pocket"}
+NEVER_TORCH = {"boxes", "importance", "adapters", "geometry", "images", "errors", "show", "pocket"}
 
 
 def modules() -> list[Path]:
@@ -143,7 +143,7 @@ def test_parts_that_work_on_arrays_and_pictures_never_import_torch():
     assert not users
 
 
-@pytest.mark.parametrize("part", sorted(NEVER_TORCH - {"pocket"}) + ["pocket.scenes"])
+@pytest.mark.parametrize("part", sorted(NEVER_TORCH - {"pocket"}) + ["pocket.scenes", "cli"])
 def test_nothing_that_such_a_part_imports_loads_torch(part):
     done = run_python(f"import sys, attnlens.{part}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr or "torch was loaded"

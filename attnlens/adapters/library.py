@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from attnlens.adapters.explain import explain, nearest
 from attnlens.adapters import safeyaml
+from attnlens.adapters.explain import explain, nearest
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError
 
@@ -37,14 +37,14 @@ def find(adapter: str | os.PathLike[str] | AdapterSpec) -> AdapterSpec:
     """
     if isinstance(adapter, AdapterSpec):
         return adapter
+    return read(path_of(adapter))
+
+
+def path_of(adapter: str | os.PathLike[str]) -> Path:
+    """The file that `adapter`, a name or a path, stands for."""
     if isinstance(adapter, os.PathLike) or _is_path(adapter):
-        return read(Path(adapter).expanduser())
-    return read(locate(adapter))
-
-
-def locate(name: str) -> Path:
-    """The file of the adapter with that name."""
-    known = available()
+        return Path(adapter).expanduser()
+    name, known = adapter, available()
     if name in known:
         return known[name]
     handled_by = _first_that_handles(name, known)

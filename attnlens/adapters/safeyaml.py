@@ -22,7 +22,7 @@ def load(path: Path) -> Any:
     Raises AttnLensError, naming the file and where possible the line, for a file that is not there, not a regular file,
     larger than 64 kB, not UTF-8, not YAML, or that uses more of YAML than plain data.
     """
-    text = _read_text(path)
+    text = read_text(path)
     try:
         _refuse_more_than_data(path, text)
         return yaml.load(text, Loader=_PlainLoader)
@@ -33,7 +33,8 @@ def load(path: Path) -> Any:
         raise AttnLensError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of the file at `path`, a regular one of at most 64 kB in UTF-8. Raises AttnLensError."""
     try:
         # Opened without waiting: a named pipe would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, Spans
+from attnlens.geometry import Box, Grid, Spans, is_count
 from attnlens.importance import ImportanceMap
 
 CRITERIA = ("density", "sum")
@@ -44,22 +44,29 @@ class Found:
 
 
 class _Window(NamedTuple):
-    """A window of `cols` x `rows` cells, and where the pixel box of each of its placements begins and ends."""
+    """A window of `cols` x `rows` cells, which stands for a box of `side` pixels."""
 
     cols: int
     rows: int
-    x: _Pixels  # [places across, 2]
-    y: _Pixels  # [places down, 2]
-
-    def box(self, col: int, row: int) -> Box:
-        return Box(int(self.x[col, 0]), int(self.y[row, 0]), int(self.x[col, 1]), int(self.y[row, 1]))
+    side: float
 
 
 class _Pick(NamedTuple):
+    """A placement of a window: its first column and row, and how much it stands out."""
+
     window: _Window
     col: int
     row: int
     score: float
+
+    def cells(self) -> tuple[slice, slice]:
+        return slice(self.col, self.col + self.window.cols), slice(self.row, self.row + self.window.rows)
+
+    def box(self, grid: Grid) -> Box:
+        cols, rows = self.cells()
+        ((x1, x2),) = _pixel_edges(grid.x[cols], self.window.cols, self.window.side, grid.image_size[0]).tolist()
+        ((y1, y2),) = _pixel_edges(grid.y[rows], self.window.rows, self.window.side, grid.image_size[1]).tolist()
+        return Box(x1, y1, x2, y2)
 
 
 def search(
@@ -76,19 +83,21 @@ def search(
     Windows have sides `ratios` x `window`, in original pixels, rounded down to whole cells, at least one. Of each, the
     placement with the largest sum is kept (the leftmost, then the topmost, of equals), and of these the one that stands
     out most (the first of equals): its sum less the mean of its existing four neighbours', one cell away. Criterion
-    `density` divides that by the window's number of cells, as the released code of ViCrop does, and leans to the smallest
-    window; `sum` does not, as in the paper (arXiv 2502.17422, section 5). The box has sides of 2 * (ratio * window // 2)
-    pixels around the pixel at the window's centre, is moved to lie inside the image, cut where it is longer, and extended
-    where rounding (or a gap between cells) would leave out the centre of the window's outermost cells.
+    `density` divides that by the window's number of cells, as the released code of ViCrop does, and leans to the
+    smallest window; `sum` does not, as in the paper (arXiv 2502.17422, section 5).
+
+    The box has sides of 2 * (ratio * window // 2) pixels around the pixel at the window's centre, is moved to lie
+    inside the image, cut where it is longer, and extended where rounding (or a gap between cells) would leave out the
+    centre of the window's outermost cells.
 
     The whole image, score 0, `confident=False`, is what comes back when the map has a NaN or infinite cell, is flat, or
     its windows all tie; and when every window is at least as large as the map, so that there is nothing to choose. A
     window that covers the map both ways is passed over. Cells wholly outside the image (padding) count as the map's
     minimum.
 
-    Further boxes, which the paper does not have: what a found window covers is lowered to the map's minimum, and the same
-    search runs again on the placements whose boxes overlap every found one by an intersection over union of at most
-    `iou`, until none stands out from its neighbours. So the first boxes do not depend on `count`.
+    Further boxes, which the paper does not have: what a found window covers is lowered to the map's minimum, and the
+    same search runs again on the placements whose boxes overlap every found one by an intersection over union of at
+    most `iou`, until none stands out from its neighbours. So the first boxes do not depend on `count`.
 
     Raises AttnLensError for arguments of the wrong kind.
     """
@@ -101,17 +110,19 @@ def search(
     lowest = values.min()
     values[~_touches(grid.x, grid.image_size[0]), :] = lowest
     values[:, ~_touches(grid.y, grid.image_size[1])] = lowest
-    if values.max() - lowest <= _FLAT * np.abs(values).max():
-        return [whole]
     windows = _windows(grid, float(window), ratios)
     found: list[Found] = []
-    while len(found) < count:
-        pick = _pick(values, windows, [f.box for f in found], iou, by_area=criterion == "density")
+    while len(found) < count and not _is_flat(values):
+        pick = _pick(values, grid, windows, [f.box for f in found], iou, by_area=criterion == "density")
         if pick is None:
             break
-        found.append(Found(pick.window.box(pick.col, pick.row), pick.score, True))
-        values[pick.col : pick.col + pick.window.cols, pick.row : pick.row + pick.window.rows] = lowest
+        found.append(Found(pick.box(grid), pick.score, True))
+        values[pick.cells()] = lowest
     return found or [whole]
+
+
+def _is_flat(values: _Table) -> bool:
+    return bool(values.max() - values.min() <= _FLAT * np.abs(values).max())
 
 
 def _touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
@@ -120,29 +131,30 @@ def _touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
 
 def _windows(grid: Grid, side: float, ratios: Sequence[float]) -> list[_Window]:
     """Every window that leaves room for a choice, in the order of `ratios`."""
-    (width, height), (cell_width, cell_height) = grid.image_size, grid.cell_size
+    cell_width, cell_height = grid.cell_size
     windows = []
     for ratio in ratios:
         cols = max(1, min(int(side * ratio / cell_width), grid.cols))
         rows = max(1, min(int(side * ratio / cell_height), grid.rows))
         if (rows, cols) != grid.shape:
-            x = _pixel_edges(grid.x, cols, side * ratio, width)
-            windows.append(_Window(cols, rows, x, _pixel_edges(grid.y, rows, side * ratio, height)))
+            windows.append(_Window(cols, rows, side * ratio))
     return windows
 
 
 def _pixel_edges(spans: Spans, cells: int, side: float, limit: int) -> _Pixels:
-    """int64 [places, 2]: first and last pixel edge, inside 0..limit, of the box for `cells` spans from each place on."""
+    """int64 [places, 2]: edges in pixels, inside 0..limit, of the box for `cells` spans from each place on."""
     first, last = spans[: len(spans) - cells + 1], spans[cells - 1 :]
     centre = np.floor((first[:, 0] + last[:, 1]) / 2)
-    start = np.minimum(centre - side // 2, np.floor(first.mean(axis=1)))
-    stop = np.maximum(centre + side // 2, np.floor(last.mean(axis=1)) + 1)
+    start = np.minimum(centre - side // 2, np.floor((first[:, 0] + first[:, 1]) / 2))
+    stop = np.maximum(centre + side // 2, np.floor((last[:, 0] + last[:, 1]) / 2) + 1)
     length = np.minimum(stop - start, limit)
     start = np.clip(start, 0, limit - length)
     return np.stack([start, start + length], axis=1).astype(np.int64)
 
 
-def _pick(values: _Table, windows: list[_Window], taken: list[Box], iou: float, by_area: bool) -> _Pick | None:
+def _pick(
+    values: _Table, grid: Grid, windows: list[_Window], taken: list[Box], iou: float, by_area: bool
+) -> _Pick | None:
     """The placement that stands out most of those that overlap no `taken` box by more than `iou`, or None."""
     table = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
     np.cumsum(np.cumsum(values, axis=0), axis=1, out=table[1:, 1:])
@@ -151,7 +163,7 @@ def _pick(values: _Table, windows: list[_Window], taken: list[Box], iou: float, 
     for window in windows:
         high, low = table[window.cols :], table[: -window.cols]
         sums = high[:, window.rows :] - high[:, : -window.rows] - low[:, window.rows :] + low[:, : -window.rows]
-        open_sums = _without(sums, window, taken, iou) if taken else sums
+        open_sums = _without(sums, grid, window, taken, iou) if taken else sums
         place = int(np.argmax(open_sums))
         col, row = divmod(place, sums.shape[1])
         if open_sums[col, row] == -np.inf:
@@ -170,9 +182,10 @@ def _prominence(sums: _Table, col: int, row: int) -> float:
     return float(sums[col, row]) - sum(near) / len(near)
 
 
-def _without(sums: _Table, window: _Window, taken: list[Box], iou: float) -> _Table:
+def _without(sums: _Table, grid: Grid, window: _Window, taken: list[Box], iou: float) -> _Table:
     """`sums`, with -inf where the placement's box overlaps a `taken` one by more than `iou`."""
-    (x1, x2), (y1, y2) = window.x.T, window.y.T
+    x1, x2 = _pixel_edges(grid.x, window.cols, window.side, grid.image_size[0]).T
+    y1, y2 = _pixel_edges(grid.y, window.rows, window.side, grid.image_size[1]).T
     areas = np.outer(x2 - x1, y2 - y1)
     open_sums = sums
     for box in taken:
@@ -197,11 +210,11 @@ def _check(
     if criterion not in CRITERIA:
         names = " or ".join(map(repr, CRITERIA))
         raise AttnLensError(f"There is no criterion {criterion!r}; expected {names}.")
-    if not isinstance(count, Integral) or count < 1:
+    if not is_count(count):
         raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
-    if not isinstance(iou, Real) or not 0 <= iou < 1:
+    if not isinstance(iou, Real) or not 0 <= float(iou) < 1:
         raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) up to, but not, 1.")
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value) and value > 0
+    return isinstance(value, Real) and 0 < float(value) < math.inf

@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, checked_size
+from attnlens.geometry import Box, checked_size, is_count
 
 
 def tiles(image_size: tuple[int, int], max_side: int = 1024) -> list[list[Box]]:
@@ -19,14 +17,14 @@ def tiles(image_size: tuple[int, int], max_side: int = 1024) -> list[list[Box]]:
     at most `max_side` either way, so that their maps stitch into one; the last of a row or column is moved back to the
     image's edge and overlaps the one before it by fewer pixels than there are columns (rows).
 
-    The high-resolution mode of ViCrop (arXiv 2502.17422, section 5), with two deviations. The paper asks for blocks with
-    an aspect ratio close to 1, and its code takes int(rows * width / height) columns, which is none for a portrait image
-    and lets a tile be wider than `max_side`; here each direction has its own count. And there the last tile reaches
-    outside the image and is padded black; here tiles hold nothing but the image.
+    The high-resolution mode of ViCrop (arXiv 2502.17422, section 5), with two deviations. The paper asks for blocks
+    with an aspect ratio close to 1, and its code takes int(rows * width / height) columns, which is none for a portrait
+    image and lets a tile be wider than `max_side`; here each direction has its own count. And there the last tile
+    reaches outside the image and is padded black; here tiles hold nothing but the image.
     """
     width, height = checked_size(image_size)
-    if not isinstance(max_side, Integral) or max_side < 1:
-        raise AttnLensError(f"max_side is {max_side!r}; expected a whole number of pixels, at least 1 (the paper: 1024).")
+    if not is_count(max_side):
+        raise AttnLensError(f"max_side is {max_side!r}; expected a whole number of pixels, at least 1 (paper: 1024).")
     across, down = _cuts(width, int(max_side)), _cuts(height, int(max_side))
     return [[Box(x1, y1, x2, y2) for x1, x2 in across] for y1, y2 in down]
 

@@ -193,9 +193,9 @@ def _own_steps(image_processor: Any) -> set[str]:
 def _refuse(image_processor: Any, spec: GridSpec, steps: set[str]) -> None:
     if steps:
         raise AttnLensError(
-            f"{type(image_processor).__name__} has steps of its own: {', '.join(sorted(steps))}. Where they put the pixels "
-            f"is not known for the grid kind {spec.kind!r}. Switch them off in the image processor, or choose another "
-            "grid kind in the adapter."
+            f"{type(image_processor).__name__} has steps of its own: {', '.join(sorted(steps))}. Where they put the "
+            f"pixels is not known for the grid kind {spec.kind!r}. Switch them off in the image processor, or choose "
+            "another grid kind in the adapter."
         )
 
 

@@ -68,7 +68,7 @@ def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradi
         connector=[w.detach() for w in connector],
         connector_gradients=list(found[len(rows) :]) if gradients else None,
         top_token=token,
-        log_prob=float(log_prob),
+        log_prob=float(log_prob.detach()),
     )
 
 

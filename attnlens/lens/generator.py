@@ -22,7 +22,7 @@ class Generator:
         self.model = model
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
-        self._takes_logits_to_keep = "logits_to_keep" in accepted
+        self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def positions(self, prompt: Prompt) -> Tensor | None:
         """Position ids of the whole prompt, [..., tokens]: m-rope models have several rows."""
@@ -46,11 +46,9 @@ class Generator:
         `vision` holds the inputs of the images in this chunk, and of those alone.
         """
         inputs: dict[str, Any] = {key: value[:, :stop] for key, value in prompt.extras.items()}
-        inputs.update(vision or {})
+        inputs |= {**(vision or {}), **self.last_logits_only}
         if positions is not None:
             inputs["position_ids"] = positions[..., :stop]
-        if self._takes_logits_to_keep:
-            inputs["logits_to_keep"] = 1
         prepared: dict[str, Any] = self.model.prepare_inputs_for_generation(
             prompt.ids[:, :stop],
             next_sequence_length=stop - start,
@@ -88,15 +86,14 @@ class Generator:
         config = copy.deepcopy(self.model.generation_config)
         config.do_sample, config.num_beams = False, 1
         config.temperature = config.top_p = config.top_k = None
+        config.max_new_tokens, config.max_length = max_new_tokens, None
+        config.output_logits = config.return_dict_in_generate = True
         extra = {} if positions is None else {"position_ids": positions}
         out = self.model.generate(
             input_ids=prompt.ids,
             attention_mask=torch.ones_like(prompt.ids),
             past_key_values=cache,
             generation_config=config,
-            max_new_tokens=max_new_tokens,
-            return_dict_in_generate=True,
-            output_logits=True,
             **extra,
         )
         tokens = out.sequences[0, prompt.length :].tolist()

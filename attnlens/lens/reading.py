@@ -124,7 +124,7 @@ class Reading:
     @property
     def grids(self) -> tuple[Grid, ...]:
         """For each image, where its tokens (or, behind a connector with attention, its patches) lie in it."""
-        return self._grids(self._prompt(_PROBES[0]))
+        return self._grids(self._prompt(_PROBES[0]), None)
 
     def canvases(self) -> tuple[Array, ...]:
         """Each image as the model gets it: float32 [channels, height, width], normalised by the processor."""
@@ -201,7 +201,7 @@ class Reading:
     def _outer_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The whole prompt as the whole model takes it."""
         inputs = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids)}
-        return {**inputs, **prompt.extras, **prompt.vision}
+        return {**inputs, **prompt.extras, **prompt.vision, **self.lens.generator.last_logits_only}
 
     def _prompt(self, question: str) -> Prompt:
         prompt = self.lens.prompter.prompt(self._prepared, question)

@@ -13,7 +13,7 @@ from attnlens.pocket.train import language, package, pool, tower, words
 class Plan:
     """How long each stage is. The defaults are those of the packaged model."""
 
-    tower_steps: int = 4800
+    tower_steps: int = 2400
     scenes: int = 20_000
     align_steps: int = 500
     language_steps: int = 1500

@@ -1,0 +1,379 @@
+"""The commands: demo, ask, look, adapters, recipes.
+
+Results go to standard output, everything else (progress, warnings, errors) to standard error. With --json, standard
+output is one JSON object. What is heavy is imported inside the commands, so that --help is instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+import attnlens
+from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, short_path
+from attnlens.errors import AttnLensError
+
+if TYPE_CHECKING:
+    from attnlens.importance import ImportanceMap
+    from attnlens.lens.lens import Lens
+    from attnlens.recipes import Result
+
+DEFAULT_MODEL = "pocket/llava"
+DEMO_AREA = 0.004
+"""Of the demo's sign, relative to the image: too small for the model to read, large enough to be noticed."""
+
+
+class _Commands(TyperGroup):
+    """Turns an AttnLensError into one red message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AttnLensError as error:
+            Console(stderr=True).print(Text(str(error), style="red"), soft_wrap=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Shows where a multimodal LLM looks in an image, and asks it again with the crop that matters.",
+    epilog='Start with: [bold]attnlens demo[/], then [bold]attnlens ask photo.jpg "What does the sign say?"[/]',
+)
+adapters_app = typer.Typer(no_args_is_help=True, help="The YAML files that say how a model family is read.")
+recipes_app = typer.Typer(no_args_is_help=True, help="The ways to look twice: which map, which search, which answer.")
+app.add_typer(adapters_app, name="adapters")
+app.add_typer(recipes_app, name="recipes")
+
+ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
+QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A bundled model, a folder, or a Hugging Face id.", metavar="MODEL")
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter", "-a", metavar="NAME|FILE", help="By default the one for the model's type.", show_default=False
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16, ...; by default the checkpoint's own."),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", "-l", metavar="N|mean", help="Where to read attention; by default the adapter's."),
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="The longest answer.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"attnlens {attnlens.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """What every command shares."""
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option("--seed", help="Which scene; every number is another one.", min=0)] = 7,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", metavar="RECIPE", help="How to look twice.")] = "rel-att",
+    save: Annotated[Path, typer.Option("--save", "-o", metavar="FILE", help="Where the picture goes.")] = Path(
+        "out/demo.png"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Ask a small bundled model about a small sign, see where it looks, get the better answer.
+
+    Needs no network: model and scenes are part of the package. The model sees the scene at a resolution at which the
+    sign's colour shows and its digit does not; the recipe finds where the model looks and shows it that crop.
+
+    [bold]attnlens demo[/]
+    [bold]attnlens demo --seed 12 --recipe grad-att --save out/twelve.png[/]
+    """
+    from attnlens import show
+    from attnlens.pocket import scenes
+
+    target = show.writable(save)
+    scene = scenes.scene(seed=seed, target_area=DEMO_AREA)
+    with _quietly():
+        lens = _load(DEFAULT_MODEL)
+        result = _ask(lens, scene.image, scene.question, recipe, box=scene.box if recipe == "human" else None)
+        figure = show.answer_figure(
+            result.image,
+            result.importance,
+            result.boxes,
+            result.question,
+            result.first_answer,
+            result.answer,
+            expected=scene.answer,
+            true_box=scene.box,
+        )
+        show.save(figure, target)
+    if as_json:
+        print_json(
+            question=scene.question,
+            expected=scene.answer,
+            first_answer=result.first_answer,
+            answer=result.answer,
+            box=numbers(result.boxes[0]) if result.boxes else None,
+            true_box=numbers(scene.box),
+            cost=result.cost.as_dict(),
+            picture=str(target),
+        )
+    else:
+        print_answer(result, target, expected=scene.answer, true_box=scene.box)
+
+
+@app.command()
+def ask(
+    image: ImageArgument,
+    question: QuestionArgument,
+    model: Model = DEFAULT_MODEL,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="NAME|FILE",
+            help="How to look twice, see [bold]attnlens recipes list[/]; by default rel-att, with --box human.",
+        ),
+    ] = None,
+    adapter: Adapter = None,
+    box: Annotated[
+        str | None,
+        typer.Option("--box", "-b", metavar="X1,Y1,X2,Y2", help="Where to look, in pixels, for the recipe human."),
+    ] = None,
+    layer: Layer = None,
+    max_new_tokens: MaxNewTokens = 20,
+    device: Device = None,
+    dtype: Dtype = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", "-o", metavar="FILE", help="Picture of image, map, crop and answers.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about an image, looking twice: once at the whole, once at the crop that matters.
+
+    The answer to the image alone is printed too, so that you see what the crop changed.
+
+    [bold]attnlens ask street.jpg "What does the red sign say?" --save out.png[/]
+    [bold]attnlens ask street.jpg "What does the red sign say?" --model llava-hf/llava-1.5-7b-hf --recipe grad-att[/]
+    [bold]attnlens ask street.jpg "What does the sign say?" --box 120,40,180,90 --json[/]
+    """
+    from attnlens import show
+    from attnlens.images import open_image
+
+    target = show.writable(save) if save is not None else None
+    corners, options = _corners(box), _layer(layer)
+    picture = open_image(image)
+    chosen = recipe or ("rel-att" if corners is None else "human")
+    with _quietly():
+        lens = _load(model, adapter, device, dtype)
+        result = _ask(lens, picture, question, chosen, max_new_tokens=max_new_tokens, box=corners, **options)
+        if target is not None:
+            result.save(target)
+    if as_json:
+        print_json(
+            question=question,
+            first_answer=result.first_answer,
+            answer=result.answer,
+            boxes=[numbers(found) for found in result.boxes],
+            model=model,
+            recipe=chosen,
+            cost=result.cost.as_dict(),
+            picture=None if target is None else str(target),
+        )
+    else:
+        print_answer(result, target)
+
+
+@app.command()
+def look(
+    image: ImageArgument,
+    question: QuestionArgument,
+    model: Model = DEFAULT_MODEL,
+    adapter: Adapter = None,
+    layer: Layer = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    save: Annotated[Path, typer.Option("--save", "-o", metavar="FILE", help="Where the picture goes.")] = Path(
+        "out/look.png"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Show where a model looks when it is asked a question: three maps side by side, and a strip of its layers.
+
+    [bold]rel-att[/] is attention for the question over attention for a generic one, [bold]grad-att[/] attention times
+    its gradient, [bold]pure-grad[/] the gradient on the pixels. The strip shows rel-att at every layer: look there for
+    the layer to read in a new model, and hand it over with --layer.
+
+    [bold]attnlens look street.jpg "What does the red sign say?" --save look.png[/]
+    """
+    from attnlens import show
+    from attnlens.images import open_image
+
+    target = show.writable(save)
+    options = _layer(layer)
+    picture = open_image(image)
+    with _quietly():
+        lens = _load(model, adapter, device, dtype)
+        with _status("Looking"):
+            found, strip = _maps(lens, picture, question, options)
+        show.save(show.look_figure(picture, found, strip), target)
+    peaks = {name: peak_of(importance) for name, importance in found.items()}
+    if as_json:
+        maps = {name: {"peak": peaks[name], "values": finite(found[name])} for name in found}
+        layers = {title: peak_of(importance) for title, importance in strip}
+        print_json(question=question, model=model, maps=maps, layers=layers, picture=str(target))
+        return
+    print_peaks(peaks, target)
+
+
+@adapters_app.command("list")
+def list_adapters() -> None:
+    """The adapters that can be used by name, and the files they are in.
+
+    Your own are found in the folders of ATTNLENS_ADAPTERS and in ~/.config/attnlens/adapters.
+    """
+    from attnlens import adapters
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "model types", "grid", "layer", "file"):
+        table.add_column(column, overflow="fold", style="bold" if column == "name" else "")
+    for name, path in sorted(adapters.available().items()):
+        try:
+            spec = adapters.find(path)
+            shown = [", ".join(spec.model_types), spec.grid.kind, str(spec.defaults.layer)]
+        except AttnLensError:
+            shown = [f"not valid: attnlens adapters show {name}", "", ""]
+        table.add_row(*(Text(cell) for cell in (name, *shown, short_path(path))))
+    Console().print(table)
+
+
+@adapters_app.command("show")
+def show_adapter(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See [bold]attnlens adapters list[/].")],
+) -> None:
+    """Print an adapter's YAML, to read it or to start one of your own from it.
+
+    [bold]attnlens adapters show llava > my_model.yaml[/]
+    """
+    from rich.syntax import Syntax
+
+    from attnlens.adapters import library, safeyaml
+
+    path = library.path_of(name)
+    text = safeyaml.read_text(path)
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    else:
+        typer.echo(text, nl=False)
+    Console(stderr=True).print(Text(str(path), style="dim"), soft_wrap=True)
+    library.read(path)
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """The recipes that can be used by name, and what each does. A YAML file works in place of a name."""
+    from attnlens import recipes
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in recipes.names():
+        table.add_row(name, Text(recipes.describe(name)))
+    Console().print(table)
+
+
+def _load(name: str, adapter: str | None = None, device: str | None = None, dtype: str | None = None) -> Lens:
+    with _status(f"Loading {name}"):
+        from transformers.utils import logging
+
+        from attnlens.lens import load
+
+        logging.disable_progress_bar()
+        return load(name, adapter=adapter, device=device, dtype=dtype)
+
+
+def _ask(lens: Lens, image: Any, question: str, recipe: str, **options: Any) -> Result:
+    from attnlens.recipes import ask as ask_twice
+
+    with _status("Looking, and asking again"):
+        return ask_twice(lens, image, question, recipe, **options)
+
+
+def _maps(
+    lens: Lens, image: Any, question: str, options: dict[str, Any]
+) -> tuple[dict[str, ImportanceMap], list[tuple[str, ImportanceMap]]]:
+    """The three maps by their recipes' names, and relative attention at every layer by title."""
+    from attnlens import maps
+
+    reading = lens.read(image)
+    found = {
+        "rel-att": maps.relative_attention(reading, question, **options),
+        "grad-att": maps.gradient_attention(reading, question, **options),
+        "pure-grad": maps.input_gradient(reading, question),
+    }
+    layers = reading.trace(question).layers
+    return found, [(f"layer {layer}", maps.relative_attention(reading, question, layer=layer)) for layer in layers]
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Standard output is for results: whatever a library prints meanwhile goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _status(what: str) -> contextlib.AbstractContextManager[Any]:
+    """A spinner on a terminal's standard error; nothing elsewhere."""
+    return Console(stderr=True).status(f"{what} ...")
+
+
+def _corners(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 4:
+        raise AttnLensError(f"--box {text!r} is not four numbers. Write x1,y1,x2,y2 in pixels: --box 120,40,180,90.")
+    return numbers
+
+
+def _layer(text: str | None) -> dict[str, Any]:
+    """The option for a recipe's map; none where the adapter's default is wanted."""
+    if text is None:
+        return {}
+    if text == "mean":
+        return {"layer": "mean"}
+    try:
+        return {"layer": int(text)}
+    except ValueError:
+        raise AttnLensError(f"--layer {text!r} is neither a layer's number nor 'mean'.") from None

@@ -1,0 +1,100 @@
+"""What the commands print: an answer as a table, numbers and maps as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from attnlens.importance import ImportanceMap
+    from attnlens.recipes import Result
+
+
+def print_answer(
+    result: Result, picture: Path | None, expected: str | None = None, true_box: Sequence[float] | None = None
+) -> None:
+    """Question, both answers, crop, cost and picture; with `expected`, whether each answer is right."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("question", Text(result.question))
+    if expected is not None:
+        table.add_row("expected", Text(expected))
+    table.add_row("first answer", _judged(result.first_answer, expected))
+    if result.boxes:
+        table.add_row("answer with the crop", _judged(result.answer, expected))
+    table.add_row(
+        "crop", "; ".join(map(box_text, result.boxes)) or "none: nothing stood out, or the recipe crops nothing"
+    )
+    if true_box is not None:
+        table.add_row("the sign", box_text(true_box))
+    cost = result.cost.as_dict()
+    seconds = cost.pop("seconds")
+    counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in cost.items())
+    table.add_row("cost", f"{counted}, {seconds:.2f} seconds")
+    if picture is not None:
+        table.add_row("picture", Text(str(picture)))
+    Console().print(table)
+
+
+def print_peaks(peaks: Mapping[str, list[float] | None], picture: Path) -> None:
+    """For every map, the box of its most important cell."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("map", style="bold")
+    table.add_column("brightest cell (x1, y1, x2, y2), in pixels")
+    for name, peak in peaks.items():
+        table.add_row(name, box_text(peak) if peak else "none: the map is flat or not finite")
+    table.add_row("picture", Text(str(picture)))
+    Console().print(table)
+
+
+def _judged(answer: str, expected: str | None) -> Text:
+    text = Text(answer or "(no words)", style="bold")
+    if expected is not None:
+        right = answer.strip() == expected.strip()
+        text.append("  right" if right else "  wrong", style="green" if right else "red")
+    return text
+
+
+def print_json(**fields: Any) -> None:
+    """One JSON object, in ASCII, so that it survives any terminal."""
+    typer.echo(json.dumps(fields, allow_nan=False))
+
+
+def numbers(box: Sequence[float]) -> list[float]:
+    """A box for JSON, whole numbers as such."""
+    return [int(edge) if float(edge).is_integer() else round(float(edge), 2) for edge in box]
+
+
+def box_text(box: Sequence[float]) -> str:
+    """A box as (x1, y1, x2, y2)."""
+    return f"({', '.join(map(str, numbers(box)))})"
+
+
+def peak_of(importance: ImportanceMap) -> list[float] | None:
+    """The box of the most important cell; None where no cell stands out."""
+    values = importance.values
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(low) or not math.isfinite(high) or low == high:
+        return None
+    row, col = divmod(int(values.argmax()), values.shape[1])
+    return numbers(importance.grid.cell(row, col))
+
+
+def finite(importance: ImportanceMap) -> list[list[float | None]]:
+    """Values [rows, cols] for JSON, which has no NaN and no infinity."""
+    return [[value if math.isfinite(value) else None for value in row] for row in importance.values.tolist()]
+
+
+def short_path(path: Path) -> str:
+    """The path, with ~ for the home folder."""
+    home = Path.home()
+    return str(Path("~") / path.relative_to(home)) if path.is_relative_to(home) else str(path)

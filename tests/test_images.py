@@ -1,0 +1,277 @@
+"""Every kind of picture opens as upright RGB, and every broken one is refused with a reason."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnlens import AttnLensError
+from attnlens.images import crop, open_image
+
+GRADIENT = (np.arange(6 * 4 * 3).reshape(6, 4, 3) * 3).astype(np.uint8)
+
+
+def saved(tmp_path, image, name, **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def pixels(source):
+    image = open_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_a_path_a_string_a_pil_image_and_an_array_are_the_same_picture(tmp_path):
+    path = saved(tmp_path, Image.fromarray(GRADIENT), "picture.png")
+    for source in (path, str(path), Image.fromarray(GRADIENT), GRADIENT):
+        assert (pixels(source) == GRADIENT).all()
+
+
+def test_the_opened_image_is_a_copy():
+    image = Image.fromarray(GRADIENT)
+    open_image(image).putpixel((0, 0), (255, 0, 0))
+    assert (np.asarray(image) == GRADIENT).all()
+
+
+def test_exif_orientation_is_applied_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned a quarter clockwise
+    path = saved(tmp_path, Image.fromarray(GRADIENT), "turned.png", exif=exif)
+    upright = np.rot90(GRADIENT, -1)
+    assert (pixels(path) == upright).all()
+    with Image.open(path) as image:
+        assert (pixels(image) == upright).all()
+    assert (pixels(open_image(path)) == upright).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La"])
+def test_alpha_is_composited_on_white(mode):
+    rgba = Image.new("RGBA", (3, 1), (100, 100, 100, 255))
+    rgba.putpixel((1, 0), (100, 100, 100, 0))
+    rgba.putpixel((2, 0), (100, 100, 100, 128))
+    image = {
+        "RGBA": lambda: rgba,
+        "LA": lambda: rgba.convert("LA"),
+        "La": lambda: rgba.convert("LA").convert("La"),
+        "RGBa": lambda: rgba.convert("RGBa"),
+        "PA": lambda: rgba.convert("PA"),
+    }[mode]()
+    assert image.mode == mode
+    shown = pixels(image)[0]
+    assert shown[0] == pytest.approx(100, abs=1)
+    assert (shown[1] == 255).all()
+    assert shown[2] == pytest.approx(177, abs=2)  # half of 100 and half of white
+
+
+@pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
+def test_a_transparent_palette_colour_is_white(tmp_path, transparency):
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((0, 0), 0)
+    path = saved(tmp_path, image, "palette.png", transparency=transparency)
+    assert pixels(path)[0].tolist() == [[255, 255, 255], [200, 100, 50]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_other_modes_keep_their_colours(mode):
+    grey = Image.new("L", (4, 2), 0)
+    grey.putpixel((1, 0), 255)
+    if mode == "LAB":
+        image = Image.merge("LAB", [grey, Image.new("L", (4, 2), 128), Image.new("L", (4, 2), 128)])
+    else:
+        image = grey.convert(mode) if mode in ("1", "L", "P") else grey.convert("RGB").convert(mode)
+    assert image.mode == mode
+    assert pixels(image)[0, 0] == pytest.approx(0, abs=1)
+    assert pixels(image)[0, 1] == pytest.approx(255, abs=1)
+
+
+def test_a_cmyk_jpeg_opens_in_its_colours(tmp_path):
+    path = saved(tmp_path, Image.new("RGB", (16, 16), (200, 30, 40)).convert("CMYK"), "print.jpg")
+    assert pixels(path)[8, 8] == pytest.approx([200, 30, 40], abs=6)
+
+
+RAMP = np.array([[0, 257, 32896, 65535]])
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "suffix"), [("I;16", "<u2", "png"), ("I;16", "<u2", "tif"), ("I;16B", ">u2", "tif")]
+)
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, mode, dtype, suffix):
+    image = Image.frombytes(mode, (4, 1), RAMP.astype(dtype).tobytes())
+    for source in (image, saved(tmp_path, image, f"deep.{suffix}")):
+        assert pixels(source)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "expected"),
+    [
+        ([0, 128, 255], "I", [0, 128, 255]),
+        ([0, 32896, 65535], "I", [0, 128, 255]),
+        ([-100, 0, 100], "I", [0, 128, 255]),
+        ([0, 50000, 100000], "I", [0, 128, 255]),
+        ([0, 0.5, 1], "F", [0, 128, 255]),
+        ([0, 128, 255], "F", [0, 128, 255]),
+        ([-1, 0, 1], "F", [0, 128, 255]),
+        ([-5, -5, -5], "F", [0, 0, 0]),
+    ],
+)
+def test_modes_without_a_stated_range_are_scaled_into_it(values, mode, expected):
+    image = Image.fromarray(np.array([values], dtype=np.int32 if mode == "I" else np.float32))
+    assert image.mode == mode
+    assert pixels(image)[0, :, 0].tolist() == expected
+
+
+def test_an_animation_opens_at_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue", "lime")]
+    for name in ("moving.gif", "moving.png", "moving.tif"):
+        path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
+        assert pixels(path)[2, 2].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 20000), (20000, 20)])
+def test_extreme_shapes_open(tmp_path, shape):
+    array = np.full((*shape, 3), 7, np.uint8)
+    path = saved(tmp_path, Image.fromarray(array), "extreme.png")
+    assert open_image(path).size == open_image(array).size == (shape[1], shape[0])
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[False, True]]), [[0] * 3, [255] * 3]),
+        (np.array([[0, 255]], np.uint8), [[0] * 3, [255] * 3]),
+        (np.array([[[7], [9]]], np.uint8), [[7] * 3, [9] * 3]),
+        (np.array([[0, 65535]], np.uint16), [[0] * 3, [255] * 3]),
+        (np.array([[[0, 32896, 65535]]], np.uint16), [[0, 128, 255]]),
+        (np.array([[0, 0.5]], np.float16), [[0] * 3, [128] * 3]),
+        (np.array([[[0, 0.5, 1.0004]]]), [[0, 128, 255]]),
+        (np.array([[[0, 0, 0, 0], [0, 0, 0, 255]]], np.uint8), [[255] * 3, [0] * 3]),
+        (np.array([[[1, 0, 0, 0.5]]]), [[255, 127, 127]]),
+        (np.asfortranarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)), [[1, 2, 3], [4, 5, 6]]),
+    ],
+)
+def test_arrays_of_every_kind_open(array, expected):
+    assert pixels(array)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(5, np.uint8), "has shape"),
+        (np.zeros((5, 5, 2), np.uint8), "1, 3 or 4"),
+        (np.zeros((3, 5, 5), np.uint8), r"array.transpose\(1, 2, 0\)"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+        (np.zeros((5, 0)), "no pixels"),
+        (np.zeros((5, 5), np.int64), "type is int64"),
+        (np.zeros((5, 5), complex), "type is complex128"),
+        (np.array([["a"]]), "type is <U1"),
+        (np.array([[0.0, 255.0]]), "array / 255"),
+        (np.array([[-1.0, 1.0]]), "run from -1 to 1"),
+        (np.array([[0.0, np.nan]]), "no NaN"),
+    ],
+)
+def test_arrays_that_are_no_picture_are_refused(array, message):
+    with pytest.raises(AttnLensError, match=message):
+        open_image(array)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(AttnLensError, match="There is no file .*missing.png"):
+        open_image(tmp_path / "missing.png")
+    with pytest.raises(AttnLensError, match="Download it first"):
+        open_image("https://example.org/picture.png")
+    with pytest.raises(AttnLensError, match="There is no file"):
+        open_image("a" * 5000)
+
+
+def test_a_directory_is_refused(tmp_path):
+    with pytest.raises(AttnLensError, match="is a directory"):
+        open_image(tmp_path)
+
+
+def test_a_file_that_is_not_an_image_is_refused(tmp_path):
+    path = tmp_path / "notes.png"
+    path.write_text("not a picture")
+    with pytest.raises(AttnLensError, match="not an image"):
+        open_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(AttnLensError, match="0 bytes"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, kind, part):
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(data, kind)
+    path = tmp_path / "cut"
+    path.write_bytes(data.getvalue()[: int(len(data.getvalue()) * part)])
+    with pytest.raises(AttnLensError, match="damaged or cut short|not an image|cannot be read"):
+        open_image(path)
+
+
+def test_a_corrupted_png_is_refused(tmp_path):
+    path = saved(tmp_path, Image.fromarray(GRADIENT), "corrupt.png")
+    data = bytearray(path.read_bytes())
+    data[45:55] = b"\xff" * 10
+    path.write_bytes(bytes(data))
+    with pytest.raises(AttnLensError):
+        open_image(path)
+
+
+def test_a_truncated_image_that_pil_opened_lazily_is_refused(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.zeros((200, 200, 3), np.uint8)), "cut.bmp")
+    path.write_bytes(path.read_bytes()[:1000])
+    with Image.open(path) as image, pytest.raises(AttnLensError, match="This PIL image .* is damaged or cut short"):
+        open_image(image)
+
+
+def test_a_zero_sized_image_is_refused():
+    with pytest.raises(AttnLensError, match="0 x 5 pixels; expected at least 1 x 1"):
+        open_image(Image.new("RGB", (0, 5)))
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("1", (100, 100)), "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(AttnLensError, match="too large to open safely"):
+        open_image(path)
+
+
+def test_an_image_with_pixels_that_are_nan_is_refused():
+    with pytest.raises(AttnLensError, match="NaN or infinite"):
+        open_image(Image.fromarray(np.array([[0, np.nan]], np.float32)))
+
+
+@pytest.mark.parametrize("source", [None, 3, b"bytes", ["a.png"], io.BytesIO()])
+def test_a_source_of_another_type_is_refused(source):
+    with pytest.raises(AttnLensError, match="expected a path, a PIL image, or a numpy array"):
+        open_image(source)
+
+
+def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
+    saved(tmp_path, Image.fromarray(GRADIENT), "picture.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_image(pathlib.Path("~/picture.png")).size == (4, 6)
+
+
+def test_a_crop_has_the_exact_pixels_of_the_original():
+    image = Image.fromarray(GRADIENT)
+    assert (np.asarray(crop(image, (1, 2, 4, 5))) == GRADIENT[2:5, 1:4]).all()
+    assert (np.asarray(crop(image, (0.6, 1.5, 3.4, 4.9))) == GRADIENT[2:5, 1:3]).all()
+    assert (np.asarray(crop(image, (-9, -9, 99, 99))) == GRADIENT).all()
+
+
+def test_a_crop_is_never_empty():
+    image = Image.fromarray(GRADIENT)
+    assert (np.asarray(crop(image, (1.1, 2.1, 1.2, 2.2))) == GRADIENT[2:3, 1:2]).all()
+    assert (np.asarray(crop(image, (3.9, 5.9, 4, 6))) == GRADIENT[5:6, 3:4]).all()
+
+
+def test_a_crop_outside_the_image_is_refused():
+    with pytest.raises(AttnLensError, match="outside the image"):
+        crop(Image.fromarray(GRADIENT), (10, 10, 20, 20))
