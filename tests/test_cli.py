@@ -1,6 +1,6 @@
 """Claims about the commands: what they print and where, what they refuse, and how quick they are with help.
 
-Most run with a stand-in for model and recipe; the ones at the end run the bundled model.
+Most run with a stand-in for model and recipe; the ones at the end run tiny random models and the bundled one.
 """
 
 import json
@@ -21,6 +21,7 @@ from attnlens.cli import app
 from attnlens.errors import AttnLensError
 from attnlens.lens.cost import Cost
 from attnlens.recipes import Result
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 SIZE = (400, 300)
@@ -288,6 +289,52 @@ def test_help_takes_less_than_a_second(tmp_path):
     assert min(seconds) < 1
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder with a tiny random model for each family."""
+    return {family: tiny.save(family, tmp_path_factory.mktemp(family)) for family in tiny.FAMILIES}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_family_can_be_asked_and_looked_into(family, folders, photo, tmp_path):
+    asked = run("ask", photo, "what is written on the red sign?", "-m", folders[family], "--json", "-n", 3)
+    assert asked.exit_code == 0, asked.output
+    assert set(json.loads(asked.stdout)["cost"]) == {"prefills", "forwards", "backwards", "image_tokens", "seconds"}
+    target = tmp_path / "look.png"
+    looked = run("look", photo, "what is written on the red sign?", "-m", folders[family], "--json", "-o", target)
+    assert looked.exit_code == 0, looked.output
+    told = json.loads(looked.stdout)
+    assert list(told["layers"]) == ["layer 0", "layer 1", "layer 2"]
+    assert all(told["maps"][name]["peak"] for name in ("rel-att", "grad-att", "pure-grad"))
+    assert target.stat().st_size > 10_000
+
+
+REAL_REFUSALS = {
+    "an unknown model": ["--model", "pocket/lava"],
+    "an unknown recipe": ["--recipe", "rel-at"],
+    "an unknown adapter": ["--adapter", "lava"],
+    "an unknown layer": ["--layer", "99"],
+    "a box outside": ["--box", "5000,5000,6000,6000"],
+    "a recipe that wants a box": ["--recipe", "human"],
+    "an unknown device": ["--device", "toaster"],
+    "a device that is not there": ["--device", "cuda:77"],
+    "an unknown dtype": ["--dtype", "float33"],
+}
+
+
+@pytest.mark.parametrize("case", REAL_REFUSALS, ids=str)
+def test_what_the_model_or_the_recipe_refuses_is_a_message_and_no_traceback(case, photo, folders):
+    done = run("ask", photo, "What is written on the red sign?", "-m", folders["llava"], *REAL_REFUSALS[case])
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert done.stdout == ""
+    assert len(done.stderr) > 20
+
+
+def test_an_empty_question_is_refused(photo, folders):
+    done = run("ask", photo, " ", "-m", folders["llava"])
+    assert done.exit_code == 2, (done.output, done.exception)
+
+
 def test_the_demo_shows_a_wrong_first_answer_and_a_right_one_with_the_crop(tmp_path):
     done = shell("demo", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -315,29 +362,3 @@ def test_asking_and_looking_work_with_the_bundled_model(tmp_path):
     told = json.loads(looked.stdout)
     assert all(map_["peak"] for map_ in told["maps"].values())
     assert len(told["layers"]) >= 2
-
-
-REAL_REFUSALS = {
-    "an unknown model": ["--model", "pocket/lava"],
-    "an unknown recipe": ["--recipe", "rel-at"],
-    "an unknown adapter": ["--adapter", "lava"],
-    "an unknown layer": ["--layer", "99"],
-    "a box outside": ["--box", "5000,5000,6000,6000"],
-    "a recipe that wants a box": ["--recipe", "human"],
-    "an unknown device": ["--device", "toaster"],
-    "a device that is not there": ["--device", "cuda:77"],
-    "an unknown dtype": ["--dtype", "float33"],
-}
-
-
-@pytest.mark.parametrize("case", REAL_REFUSALS, ids=str)
-def test_what_the_model_or_the_recipe_refuses_is_a_message_and_no_traceback(case, photo):
-    done = run("ask", photo, "What is written on the red sign?", *REAL_REFUSALS[case])
-    assert done.exit_code == 2, (done.output, done.exception)
-    assert done.stdout == ""
-    assert len(done.stderr) > 20
-
-
-def test_an_empty_question_is_refused(photo):
-    done = run("ask", photo, " ")
-    assert done.exit_code == 2, (done.output, done.exception)

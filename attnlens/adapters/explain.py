@@ -104,7 +104,7 @@ def _place(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, typ
             path.append(str(part))
         elif owner is not None:
             path.append(part)
-            parent, models = owner, list(_models_in(owner.model_fields[part].annotation))
+            parent, models = owner, list(models_in(owner.model_fields[part].annotation))
         elif alternative is not None and position > 0:
             parent, models = alternative, [alternative]
         elif position == len(loc) - 1 and len(models) == 1 and (position == 0 or part not in _SCALARS):
@@ -121,8 +121,9 @@ def _is_alternative(candidate: type[BaseModel], part: int | str) -> bool:
     return part == candidate.__name__ or (kind is not None and part in typing.get_args(kind.annotation))
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The pydantic models that a field of that annotation may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):
-        yield from _models_in(argument)
+        yield from models_in(argument)

@@ -96,8 +96,8 @@ def search(
     minimum.
 
     Further boxes, which the paper does not have: what a found window covers is lowered to the map's minimum, and the
-    same search runs again on the placements whose boxes overlap every found one by an intersection over union of at
-    most `iou`, until none stands out from its neighbours. So the first boxes do not depend on `count`.
+    same search runs again on the placements that no neighbour exceeds and whose boxes overlap every found one by an
+    intersection over union of at most `iou`, until there is none. So the first boxes do not depend on `count`.
 
     Raises AttnLensError for arguments of the wrong kind.
     """
@@ -172,7 +172,7 @@ def _pick(
         if best is None or score > best.score:
             best = _Pick(window, col, row, score)
             informative = bool(sums.min() < sums[col, row])
-    return best if best is not None and best.score >= 0 and informative else None
+    return best if best is not None and informative else None
 
 
 def _prominence(sums: _Table, col: int, row: int) -> float:
@@ -183,16 +183,26 @@ def _prominence(sums: _Table, col: int, row: int) -> float:
 
 
 def _without(sums: _Table, grid: Grid, window: _Window, taken: list[Box], iou: float) -> _Table:
-    """`sums`, with -inf where the placement's box overlaps a `taken` one by more than `iou`."""
+    """`sums`, with -inf where a neighbour's is larger or the placement's box overlaps a `taken` one by more than `iou`."""
     x1, x2 = _pixel_edges(grid.x, window.cols, window.side, grid.image_size[0]).T
     y1, y2 = _pixel_edges(grid.y, window.rows, window.side, grid.image_size[1]).T
     areas = np.outer(x2 - x1, y2 - y1)
-    open_sums = sums
+    open_sums = np.where(_is_peak(sums), sums, -np.inf)
     for box in taken:
         across = np.maximum(np.minimum(x2, box.x2) - np.maximum(x1, box.x1), 0)
         shared = np.outer(across, np.maximum(np.minimum(y2, box.y2) - np.maximum(y1, box.y1), 0))
         open_sums = np.where(shared > iou * (areas + box.area - shared), -np.inf, open_sums)
     return open_sums
+
+
+def _is_peak(sums: _Table) -> npt.NDArray[np.bool_]:
+    """Where none of the four neighbours is larger."""
+    peak = np.ones(sums.shape, dtype=bool)
+    peak[1:] &= sums[1:] >= sums[:-1]
+    peak[:-1] &= sums[:-1] >= sums[1:]
+    peak[:, 1:] &= sums[:, 1:] >= sums[:, :-1]
+    peak[:, :-1] &= sums[:, :-1] >= sums[:, 1:]
+    return peak
 
 
 def _check(

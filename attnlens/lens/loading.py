@@ -43,16 +43,17 @@ def load(
         if processor is None:
             raise AttnLensError("model= came without processor=. Give the processor that belongs to the model, too.")
         return Lens(_placed(model, device, dtype), processor, _spec(adapter, model.config))
-    source, own_dtype = str(name), dtype or "auto"
+    source, by_default = str(name), "auto"
     if source.startswith("pocket/"):
-        source, own_dtype = str(pocket.path(source.removeprefix("pocket/"))), dtype or "float32"
+        source, by_default = str(pocket.path(source.removeprefix("pocket/"))), "float32"
+    precision = _dtype(dtype) if isinstance(dtype, str) and dtype != "auto" else dtype or by_default
     own = Path(source) / ADAPTER_FILE
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         spec = _spec(adapter or (own if own.is_file() else None), config)
         processor = processor or load_processor(source, trust_remote_code=trust_remote_code)
         model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=own_dtype, trust_remote_code=trust_remote_code
+            source, dtype=precision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         raise AttnLensError(
@@ -69,8 +70,15 @@ def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
 
 def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> Any:
     if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
+        dtype = _dtype(dtype)
     return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise AttnLensError(f"The dtype is {name!r}; expected float32, bfloat16 or float16.")
+    return found
 
 
 def _first_line(error: Exception) -> str:

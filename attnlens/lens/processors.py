@@ -67,7 +67,7 @@ def image_only(processor_class: type[Any]) -> type[Any]:
         others = named.arguments.pop("kwargs", {})
         processor_class.__init__(**named.arguments, **others)
 
-    def from_args_and_dict(cls: type[Any], args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_args_and_dict(cls: type[Any], /, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         settings = {key: value for key, value in (processor_dict | kwargs).items() if key in names}
         return cls(**settings | dict(zip(cls.get_attributes(), args, strict=True)))
 

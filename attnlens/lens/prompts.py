@@ -96,7 +96,13 @@ class Prompter:
     def _process(self, images: Sequence[PreparedImage], text: str) -> dict[str, Tensor]:
         processor = copy.copy(self._processor)
         processor.image_processor = _Remembering(self._processor.image_processor, images)
-        encoded = processor(images=[p.image for p in images], text=[text], return_tensors="pt")
+        try:
+            encoded = processor(images=[p.image for p in images], text=[text], return_tensors="pt")
+        except ValueError as error:
+            raise AttnLensError(
+                f"{type(self._processor).__name__} refused the prompt {text!r} with {len(images)} image(s): {error} "
+                f"Check prompt in the adapter {self._spec.name!r}: a literal template needs {{images}} and {{question}}."
+            ) from error
         return on_device({key: value for key, value in encoded.items() if isinstance(value, Tensor)}, self._model)
 
     def _one_span_per_image(

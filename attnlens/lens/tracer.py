@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nnsight
 from nnsight import CONFIG, NNsight
+from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor, nn
 
 from attnlens.errors import AttnLensError
@@ -18,7 +20,9 @@ class Tracer:
     """Runs `model` and captures attention weights by module path."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = NNsight(model)
+        with warnings.catch_warnings():  # Q-Formers have submodules named `output`; we ask for none of them
+            warnings.filterwarnings("ignore", message=r".*has a submodule named 'output'.*")
+            self._model = NNsight(model)
 
     def run(self, inputs: Mapping[str, Any], paths: Sequence[str], index: int = 1) -> tuple[Any, list[Tensor]]:
         """One forward pass: the model's output, and element `index` of what each module in `paths` put out.
@@ -27,11 +31,17 @@ class Tracer:
         the pass built. Raises `AttnLensError` where a module gave no weights.
         """
         envoys = [self._model.get(path) for path in paths]
-        with self._model.trace(**inputs):
-            captured = nnsight.save([])
-            for envoy in envoys:
-                captured.append(envoy.output[index])
-            output = nnsight.save(self._model.output)
+        try:
+            with self._model.trace(**inputs):
+                captured = nnsight.save([])
+                for envoy in envoys:
+                    captured.append(envoy.output[index])
+                output = nnsight.save(self._model.output)
+        except OutOfOrderError as error:
+            raise AttnLensError(
+                f"A module to look into did not run, or not in the order of {', '.join(paths)}: {error}. Correct the "
+                "attention paths in the adapter."
+            ) from error
         for path, weights in zip(paths, captured, strict=True):
             if weights is None:
                 raise AttnLensError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,12 +115,14 @@ def _from_file(path: Path) -> Recipe:
         ) from None
     given: dict[str, Any] = parsed.map.model_dump(exclude={"name"}, exclude_none=True) if parsed.map else {}
     searching = parsed.search or (_SearchOptions() if parsed.map else None)
-    try:
-        return Recipe(
-            map=partial(_MAPS[parsed.map.name], **given) if parsed.map else None,
-            search=partial(boxes.search, **searching.model_dump(exclude_none=True)) if searching else None,
-            answer=_ANSWERS[parsed.answer],
-            tiles=parsed.tiles,
+    if parsed.map and (strange := [key for key in given if key not in signature(_MAPS[parsed.map.name]).parameters]):
+        raise AttnLensError(
+            f"The recipe {str(path)!r} gives the map {parsed.map.name} the option {', '.join(strange)}, which it does not "
+            "take. Leave it out."
         )
-    except TypeError as error:
-        raise AttnLensError(f"The recipe {str(path)!r} does not fit: {error}.") from None
+    return Recipe(
+        map=partial(_MAPS[parsed.map.name], **given) if parsed.map else None,
+        search=partial(boxes.search, **searching.model_dump(exclude_none=True)) if searching else None,
+        answer=_ANSWERS[parsed.answer],
+        tiles=parsed.tiles,
+    )

@@ -308,6 +308,16 @@ def test_the_box_of_a_centre_crop_lies_where_the_model_looked():
     assert found.box == (125, 0, 187, 62)
 
 
+@pytest.mark.parametrize("peaks", [(7, 8), (8, 7)])
+def test_a_window_across_a_gap_gives_a_box_that_holds_the_centres_of_its_outermost_cells(peaks):
+    spans = [[100 * tile + 30 + 5 * i, 100 * tile + 35 + 5 * i] for tile in range(2) for i in range(8)]
+    values = np.zeros((16, 16))
+    values[7:9, 7:9] = np.outer(peaks, peaks)  # at the end of one tile and the beginning of the next
+    (found,) = search(ImportanceMap(values, Grid(spans, spans, (200, 200))), 22, ratios=[1])
+    assert found.box.x1 <= 67.5 < 132.5 <= found.box.x2
+    assert found.box.y1 <= 67.5 < 132.5 <= found.box.y2
+
+
 def test_padding_is_never_found():
     values = np.random.default_rng(4).random((10, 10))
     values[0, :] = 50  # above the image
@@ -350,6 +360,15 @@ def test_boxes_overlap_by_at_most_the_threshold_and_do_not_depend_on_how_many_ar
     assert found[:2] == search(importance, window, criterion=criterion, count=2, iou=iou)
     for i, one in enumerate(found):
         assert all(one.box.iou(other.box) <= iou for other in found[:i])
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_shoulder_of_a_found_peak_is_not_another_box_and_hides_none(criterion):
+    values = np.zeros((1, 20))
+    values[0, 5:10] = 9, 8, 7, 6.5, 6
+    values[0, 15] = 5
+    found = search(regular(values, (200, 10)), 19, ratios=[1], criterion=criterion, count=5, iou=0)
+    assert [(f.box.x1 + f.box.x2) / 2 for f in found] == [55, 155]
 
 
 # Bad arguments

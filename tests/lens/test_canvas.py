@@ -135,7 +135,8 @@ def boxes(grid: Grid, count: int) -> list[tuple[int, int, int, int]]:
         sides = np.maximum(1, np.round((cell.width / 2, cell.height / 2)))
         low, high = (size * 0, size) if number % 2 else (np.ceil(cell[:2]), np.floor(cell[2:]))
         corner = np.round(random.uniform(low, np.maximum(low, high - sides)))
-        chosen.append(tuple(int(edge) for edge in (*corner, *(corner + sides))))
+        left, top, right, bottom = (int(edge) for edge in (*corner, *(corner + sides)))
+        chosen.append((left, top, right, bottom))
     return chosen
 
 
@@ -226,7 +227,8 @@ def test_a_whole_grid_lies_on_the_image_as_the_processor_is_said_to_work(name: s
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_each_family_s_own_processor_and_config_give_a_grid_of_its_tokens(family: tiny.Family, kind: tiny.Kind) -> None:
     model, processor = tiny.build(family)
-    spec = {"llava": SQUARE, "instructblip": LATENTS, "qwen2_5_vl": merging()}[family]
+    specs: dict[str, GridSpec] = {"llava": SQUARE, "instructblip": LATENTS, "qwen2_5_vl": merging()}
+    spec = specs[family]
     images = tiny.images(kind, 2)
     inputs = processor.image_processor(images=images, return_tensors="pt")
     for index, image in enumerate(images):
