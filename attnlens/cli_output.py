@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from attnlens.importance import ImportanceMap
     from attnlens.recipes import Result
 
+NO_CROP = "none: a flat map, a window as large as the image, or a recipe without a crop"
+
 
 def print_answer(
     result: Result, picture: Path | None, expected: str | None = None, true_box: Sequence[float] | None = None
@@ -31,14 +33,12 @@ def print_answer(
     table.add_row("first answer", _judged(result.first_answer, expected))
     if result.boxes:
         table.add_row("answer with the crop", _judged(result.answer, expected))
-    table.add_row(
-        "crop", "; ".join(map(box_text, result.boxes)) or "none: nothing stood out, or the recipe crops nothing"
-    )
+    table.add_row("crop", "; ".join(map(box_text, result.boxes)) or NO_CROP)
     if true_box is not None:
         table.add_row("the sign", box_text(true_box))
     cost = result.cost.as_dict()
     seconds = cost.pop("seconds")
-    counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in cost.items())
+    counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in cost.items())
     table.add_row("cost", f"{counted}, {seconds:.2f} seconds")
     if picture is not None:
         table.add_row("picture", Text(str(picture)))

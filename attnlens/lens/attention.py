@@ -34,7 +34,7 @@ def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     for cls in type(module).__mro__:
         function = getattr(sys.modules.get(cls.__module__), "eager_attention_forward", None)
         if function is not None:
-            return function  # type: ignore[no-any-return]
+            return function
     raise AttnLensError(
         f"{type(module).__module__} has no eager_attention_forward, so the attention weights of "
         f"{type(module).__name__} cannot be computed. Use a model written for transformers' attention interface."
@@ -85,7 +85,7 @@ AttentionMaskInterface.register(OPEN, eager_mask)
 
 
 @contextmanager
-def implementation(modules: Iterable[nn.Module], name: str) -> Iterator[None]:
+def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     """Run the attention of `modules` under the implementation `name`, then as before."""
     configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}.values()
     before = [(config, config._attn_implementation) for config in configs]

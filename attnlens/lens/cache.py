@@ -25,9 +25,7 @@ class SharedLayer(DynamicLayer):
         self.shared_keys, self.shared_values = keys, values
         self.lazy_initialization(keys[0], values[0])
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add tokens; all keys and all values, [batch, heads, tokens, width], are put together for this call alone."""
         super().update(key_states, value_states, *args, **kwargs)
         return torch.cat([*self.shared_keys, self.keys], dim=-2), torch.cat([*self.shared_values, self.values], dim=-2)

@@ -33,7 +33,9 @@ class Captured:
     log_prob: float
 
 
-def replay(model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool) -> Captured:
+def replay(
+    model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool
+) -> Captured:
     """Capture A; `inputs` are those of the last token, with the cache of the tokens before it."""
     with _seeing(model, structure.attention, (), gradients):
         output, rows = tracer.run(inputs, structure.attention)
@@ -79,9 +81,7 @@ def _top(logits: Tensor) -> tuple[int, Tensor]:
 
 
 @contextmanager
-def _seeing(
-    model: nn.Module, rows: Sequence[str], everything: Sequence[str], gradients: bool
-) -> Iterator[None]:
+def _seeing(model: nn.Module, rows: Sequence[str], everything: Sequence[str], gradients: bool) -> Iterator[None]:
     """The attention of `rows` and `everything` in the open, gradients as asked, parameters frozen."""
     with ExitStack() as stack:
         stack.enter_context(implementation([model.get_submodule(path) for path in rows], ROWS))

@@ -42,13 +42,15 @@ class Lens:
 
         `layer`: a layer's number, "mean", or None for the adapter's default (scaled to this model's depth).
         """
+        layers = self.structure.layers
+        return _index(self._default_layer() if layer is None else layer, layers, "layer")
+
+    def _default_layer(self) -> int | str:
         defaults, layers = self.spec.defaults, self.structure.layers
-        if layer is None:
-            layer = defaults.layer
-            if isinstance(layer, int) and defaults.layers is not None:
-                layer = int((layer + 0.5) / defaults.layers * (max(layers) + 1))
-                layer = min(layers, key=lambda one: abs(one - layer))
-        return _index(layer, layers, "layer")
+        if defaults.layer == "mean" or defaults.layers is None:
+            return defaults.layer
+        wanted = int((defaults.layer + 0.5) / defaults.layers * (max(layers) + 1))
+        return min(layers, key=lambda one: abs(one - wanted))
 
     def connector_layer(self, layer: int | str | None = None) -> int | None:
         """The same for the connector: the index of one of its attention layers; None stands for the mean of all."""

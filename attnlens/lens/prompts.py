@@ -87,8 +87,8 @@ class Prompter:
         content = [{"type": "image"}] * count + [{"type": "text", "text": question}]
         if not getattr(self._processor, "chat_template", None):
             raise AttnLensError(
-                f"The adapter {self._spec.name!r} uses the processor's chat template, and {type(self._processor).__name__} "
-                "has none. Set processor.chat_template, or write prompt: {template: '... {images}{question} ...'}."
+                f"The adapter {self._spec.name!r} uses the processor's chat template, and "
+                f"{type(self._processor).__name__} has none. Set processor.chat_template, or write prompt: {template: '... {images}{question} ...'}."
             )
         messages = [{"role": "user", "content": content}]
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
@@ -101,7 +101,7 @@ class Prompter:
         except ValueError as error:
             raise AttnLensError(
                 f"{type(self._processor).__name__} refused the prompt {text!r} with {len(images)} image(s): {error} "
-                f"Check prompt in the adapter {self._spec.name!r}: a literal template needs {{images}} and {{question}}."
+                f"Check prompt in the adapter {self._spec.name!r}: a literal template needs {{images}}."
             ) from error
         return on_device({key: value for key, value in encoded.items() if isinstance(value, Tensor)}, self._model)
 
@@ -172,6 +172,5 @@ def joined(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 def on_device(inputs: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """`inputs` where the model is; pixels and other real numbers in its dtype."""
     return {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for key, value in inputs.items()
+        key: value.to(model.device, model.dtype if value.is_floating_point() else None) for key, value in inputs.items()
     }

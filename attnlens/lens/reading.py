@@ -70,7 +70,7 @@ class Reading:
         self._prepared = tuple(images)
         self._traces: dict[str, Trace] = {}
         self._asked: tuple[str, _State] | None = None
-        self._prefix = self._read(parent._prefix if parent is not None else None)
+        self._prefix: _State | None = self._read(parent._prefix if parent is not None else None)
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -263,7 +263,7 @@ def _image_tokens(positions: Sequence[range]) -> int:
 
 
 def _array(values: Tensor) -> Array:
-    return values.detach().float().cpu().numpy()  # type: ignore[no-any-return]
+    return values.detach().float().cpu().numpy()
 
 
 def _rows(weights: Sequence[Tensor], columns: list[int]) -> Array:

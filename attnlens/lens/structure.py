@@ -39,8 +39,8 @@ def structure_of(model: Any, spec: AdapterSpec) -> Structure:
     image_token_id = resolve(spec.image_token_id, model.config)
     if not isinstance(image_token_id, int):
         raise AttnLensError(
-            f"The image token's id is {image_token_id!r}; expected an int. Give the adapter's image_token_id as a number "
-            "or as {config: path}."
+            f"The image token's id is {image_token_id!r}; expected an int. Give the adapter's image_token_id as a "
+            "number or as {config: path}."
         )
     return Structure(
         generator=generator,
@@ -64,7 +64,8 @@ def _recorded_attention(model: Any, modules: dict[str, nn.Module]) -> tuple[str,
     )
     if not paths:
         raise AttnLensError(
-            f"transformers records no attention for {type(decoder).__name__}. Name its attention modules in the adapter: "
+            f"transformers records no attention for {type(decoder).__name__}. Name its attention modules in the "
+            "adapter: "
             f"language_model: {{attention: {prefix}.layers.*.self_attn}}"
         )
     return paths
@@ -73,7 +74,9 @@ def _recorded_attention(model: Any, modules: dict[str, nn.Module]) -> tuple[str,
 def _module(modules: dict[str, nn.Module], path: str) -> nn.Module:
     if path not in modules:
         near = get_close_matches(path, modules, n=3, cutoff=0.4)
-        raise AttnLensError(f"The adapter names the module {path!r}, which the model lacks. Nearest: {', '.join(near)}.")
+        raise AttnLensError(
+            f"The adapter names the module {path!r}, which the model lacks. Nearest: {', '.join(near)}."
+        )
     return modules[path]
 
 

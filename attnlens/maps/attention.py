@@ -19,7 +19,7 @@ RELEASED_SUFFIX = " Answer the question using a single word or phrase."
 """What the released code adds to the generic question too, and the paper does not show."""
 
 EPSILON = 1e-6
-"""Of a ratio's denominator, relative to its mean: what keeps a cell without generic attention from becoming infinite."""
+"""Of a ratio's denominator, relative to its mean: it keeps a cell without generic attention from becoming infinite."""
 
 Variant = Literal["paper", "released"]
 Layer = int | Literal["mean"] | None
@@ -102,12 +102,12 @@ def _carried(
     if connector is None:
         return tokens
     patches = _at(connector.mean(axis=1), reading.lens.connector_layer(connector_layer))[span]
-    return tokens @ patches  # type: ignore[no-any-return]
+    return tokens @ patches
 
 
 def _at(values: Array, index: int | None) -> Array:
     """One layer, or the mean of all."""
-    return values.mean(axis=0) if index is None else values[index]  # type: ignore[no-any-return]
+    return values.mean(axis=0) if index is None else values[index]
 
 
 def _on_grid(values: Array, trace: Trace, image: int) -> ImportanceMap:

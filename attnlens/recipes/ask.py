@@ -41,9 +41,7 @@ class Result:
         from attnlens.show import answer_figure
 
         target = Path(path)
-        figure = answer_figure(
-            self.image, self.importance, self.boxes, self.question, self.first_answer, self.answer
-        )
+        figure = answer_figure(self.image, self.importance, self.boxes, self.question, self.first_answer, self.answer)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             figure.save(target)

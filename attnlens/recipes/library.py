@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from attnlens import answers, boxes, maps
 from attnlens.adapters.safeyaml import load as load_yaml
 from attnlens.errors import AttnLensError
-from attnlens.recipes.recipe import Recipe
+from attnlens.recipes.recipe import AnswerStage, MapStage, Recipe
 
 HIGH_RESOLUTION_TILE = 1024
 """Pixels: the ViCrop paper's largest tile side (section 5.3)."""
 
-_MAPS = {
+_MAPS: dict[str, MapStage] = {
     "relative-attention": maps.relative_attention,
     "gradient-attention": maps.gradient_attention,
     "input-gradient": maps.input_gradient,
 }
-_ANSWERS = {"append": answers.append, "replace": answers.replace, "alone": answers.alone}
+_ANSWERS: dict[str, AnswerStage] = {"append": answers.append, "replace": answers.replace, "alone": answers.alone}
 
 _SHORT = {
     "rel-att": ("relative-attention", "attention for the question over attention for a generic one; no gradient"),
@@ -103,7 +103,9 @@ class _RecipeFile(_Strict):
 
 def _from_file(path: Path) -> Recipe:
     if not path.is_file():
-        raise AttnLensError(f"There is no recipe file {str(path)!r}. Give the path of a YAML file with map, search, answer.")
+        raise AttnLensError(
+            f"There is no recipe file {str(path)!r}. Give the path of a YAML file with map, search, answer."
+        )
     try:
         parsed = _RecipeFile.model_validate(load_yaml(path))
     except ValidationError as error:
@@ -117,8 +119,8 @@ def _from_file(path: Path) -> Recipe:
     searching = parsed.search or (_SearchOptions() if parsed.map else None)
     if parsed.map and (strange := [key for key in given if key not in signature(_MAPS[parsed.map.name]).parameters]):
         raise AttnLensError(
-            f"The recipe {str(path)!r} gives the map {parsed.map.name} the option {', '.join(strange)}, which it does not "
-            "take. Leave it out."
+            f"The recipe {str(path)!r} gives the map {parsed.map.name} the option {', '.join(strange)}, which it does "
+            "not take. Leave it out."
         )
     return Recipe(
         map=partial(_MAPS[parsed.map.name], **given) if parsed.map else None,

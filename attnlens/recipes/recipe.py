@@ -13,8 +13,10 @@ from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Answer, Reading
 from attnlens.maps import tiled
 
-MapStage = Callable[[Reading, str], ImportanceMap]
-SearchStage = Callable[[ImportanceMap], list[Found]]
+MapStage = Callable[..., ImportanceMap]
+"""(reading, question, **options) -> ImportanceMap."""
+SearchStage = Callable[..., list[Found]]
+"""(importance) -> list[Found], best first; may take `window`."""
 AnswerStage = Callable[[Reading, Sequence[Box], str, int], Answer]
 
 
@@ -24,9 +26,10 @@ class Recipe:
 
         Recipe(map=attnlens.maps.gradient_attention, search=attnlens.boxes.search, answer=attnlens.answers.append)
 
-    `map`: (reading, question) -> ImportanceMap, or None for a recipe without one. `search`: (ImportanceMap) ->
-    list[Found], or None for boxes that the caller gives; one that takes `window` gets the adapter's. `answer`: (reading, boxes, question, max_new_tokens) ->
-    Answer. `tiles`: the map is made on tiles of at most this side, in pixels, where the image is larger.
+    `map`: (reading, question, **options) -> ImportanceMap, or None for a recipe without one. `search`:
+    (importance) -> list[Found], or None for boxes that the caller gives; one that takes `window` gets the adapter's.
+    `answer`: (reading, boxes, question, max_new_tokens) -> Answer. `tiles`: the map is made on tiles of at most this
+    side, in pixels, where the image is larger.
     """
 
     map: MapStage | None = None

@@ -91,7 +91,8 @@ def test_relative_attention_is_the_ratio_of_head_means(family: tiny.Family, imag
 
 def test_the_mean_of_all_layers_is_taken_before_the_ratio(image: Image.Image) -> None:
     asked, generic = (
-        torch.stack(full_eager("llava", image, q)["rows"]).mean((0, 1)).numpy() for q in (QUESTION, maps.GENERIC_QUESTION)
+        torch.stack(full_eager("llava", image, q)["rows"]).mean((0, 1)).numpy()
+        for q in (QUESTION, maps.GENERIC_QUESTION)
     )
     found = maps.relative_attention(lens_of("llava").read(image), QUESTION, layer="mean")
     assert close(found, asked / generic)
@@ -118,9 +119,7 @@ def edges(pixels: np.ndarray, size: int) -> np.ndarray:
     taps /= taps.sum()
     padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     height, width = pixels.shape[1:]
-    blurred = sum(
-        taps[i] * taps[j] * padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)
-    )
+    blurred = sum(taps[i] * taps[j] * padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3))
     brightness = median_filter(np.sqrt(((pixels - blurred) ** 2).sum(0)), size=size)
     return brightness > np.median(brightness)
 
@@ -130,7 +129,9 @@ def test_input_gradient_is_the_norm_on_edges_averaged_over_each_patch(image: Ima
     full = full_eager("llava", image, QUESTION)
     norm = np.linalg.norm(full["pixel_gradient"], axis=0)
     if variant == "released":
-        norm = norm / np.linalg.norm(full_eager("llava", image, maps.GENERIC_QUESTION + SUFFIX)["pixel_gradient"], axis=0)
+        norm = norm / np.linalg.norm(
+            full_eager("llava", image, maps.GENERIC_QUESTION + SUFFIX)["pixel_gradient"], axis=0
+        )
     deviation = np.array(tiny.build("llava")[1].image_processor.image_std)[:, None, None]
     masked = norm * edges(full["pixels"] * deviation, 3 if variant == "paper" else 7)
     expected = [[masked[r : r + 14, c : c + 14].mean() for c in range(0, 84, 14)] for r in range(0, 84, 14)]

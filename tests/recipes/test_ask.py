@@ -98,7 +98,9 @@ def test_a_recipe_of_ones_own_takes_any_callables(lens: Any, image: Image.Image)
     assert result.answer == lens.read(image.crop((0, 0, 50, 60))).answer(QUESTION, 4).text
 
 
-def test_the_window_comes_from_the_adapter_unless_the_recipe_says(lens: Any, image: Image.Image, tmp_path: Path) -> None:
+def test_the_window_comes_from_the_adapter_unless_the_recipe_says(
+    lens: Any, image: Image.Image, tmp_path: Path
+) -> None:
     by_default = attnlens.ask(lens, image, QUESTION, recipe="rel-att", max_new_tokens=2)
     expected = boxes.search(by_default.importance, window=lens.spec.defaults.window)[0].box
     assert by_default.boxes == [expected]
