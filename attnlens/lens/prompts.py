@@ -88,7 +88,8 @@ class Prompter:
         if not getattr(self._processor, "chat_template", None):
             raise AttnLensError(
                 f"The adapter {self._spec.name!r} uses the processor's chat template, and "
-                f"{type(self._processor).__name__} has none. Set processor.chat_template, or write prompt: {template: '... {images}{question} ...'}."
+                f"{type(self._processor).__name__} has none. Set "
+                "processor.chat_template, or write prompt: {template: '... {images}{question} ...'}."
             )
         messages = [{"role": "user", "content": content}]
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
