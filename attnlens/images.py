@@ -136,7 +136,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 
 def _eight_bits(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
+        return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:

@@ -94,7 +94,7 @@ def test_a_cmyk_jpeg_opens_in_its_colours(tmp_path):
     assert pixels(path)[8, 8].tolist() == pytest.approx([200, 30, 40], abs=6)
 
 
-RAMP = np.array([[0, 257, 32896, 65535]])
+RAMP = np.array([[257, 771, 32896, 51400]])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ RAMP = np.array([[0, 257, 32896, 65535]])
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, mode, dtype, suffix):
     image = Image.frombytes(mode, (4, 1), RAMP.astype(dtype).tobytes())
     for source in (image, saved(tmp_path, image, f"deep.{suffix}")):
-        assert pixels(source)[0, :, 0].tolist() == [0, 1, 128, 255]
+        assert pixels(source)[0, :, 0].tolist() == [1, 3, 128, 200]
 
 
 @pytest.mark.parametrize(

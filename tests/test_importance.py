@@ -29,7 +29,7 @@ def maps(draw):
 
 
 def test_values_are_float32_copied_and_read_only():
-    values = np.ones((2, 3))
+    values = np.ones((2, 3), np.float32)
     m = regular(values, (30, 20))
     values[:] = 9
     assert m.values.dtype == np.float32

@@ -183,7 +183,7 @@ def _prominence(sums: _Table, col: int, row: int) -> float:
 
 
 def _without(sums: _Table, grid: Grid, window: _Window, taken: list[Box], iou: float) -> _Table:
-    """`sums`, with -inf where a neighbour's is larger or the placement's box overlaps a `taken` one by more than `iou`."""
+    """`sums`, with -inf where a neighbour's is larger or the placement's box overlaps a `taken` one too much."""
     x1, x2 = _pixel_edges(grid.x, window.cols, window.side, grid.image_size[0]).T
     y1, y2 = _pixel_edges(grid.y, window.rows, window.side, grid.image_size[1]).T
     areas = np.outer(x2 - x1, y2 - y1)

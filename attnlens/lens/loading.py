@@ -71,7 +71,14 @@ def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
 def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> Any:
     if isinstance(dtype, str):
         dtype = _dtype(dtype)
-    return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
+    if device is None and dtype is None:
+        return model
+    try:
+        return model.to(device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is unknown or not there
+        raise AttnLensError(
+            f"The model cannot be put on the device {device!r}: {_first_line(error)} Use cpu, or cuda where there is a GPU."
+        ) from error
 
 
 def _dtype(name: str) -> torch.dtype:

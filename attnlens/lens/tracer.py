@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nnsight
-from nnsight import CONFIG, NNsight
+from nnsight import NNsight
+from nnsight._c import unmount
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor, nn
 
 from attnlens.errors import AttnLensError
 
-CONFIG.APP.PYMOUNT = False  # nnsight would otherwise put a `.save` on every Python object of the user's program
+if unmount is not None and hasattr(object, "save"):
+    unmount("save")  # importing nnsight puts a `.save` on every Python object of the user's program, and breaks some
 
 
 class Tracer:

@@ -38,16 +38,12 @@ class Result:
 
     def save(self, path: str | Path) -> Path:
         """A picture of the scene, the map, the crop and both answers, as PNG. Folders are made."""
-        from attnlens.show import answer_figure
+        from attnlens import show
 
-        target = Path(path)
-        figure = answer_figure(self.image, self.importance, self.boxes, self.question, self.first_answer, self.answer)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            figure.save(target)
-        except (OSError, ValueError) as error:
-            raise AttnLensError(f"The picture could not be written to {str(target)!r}: {error}.") from None
-        return target
+        figure = show.answer_figure(
+            self.image, self.importance, self.boxes, self.question, self.first_answer, self.answer
+        )
+        return show.save(figure, path)
 
 
 def ask(

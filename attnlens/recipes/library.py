@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attnlens import answers, boxes, maps
+from attnlens.adapters.explain import explain
 from attnlens.adapters.safeyaml import load as load_yaml
 from attnlens.errors import AttnLensError
 from attnlens.recipes.recipe import AnswerStage, MapStage, Recipe
@@ -102,19 +103,10 @@ class _RecipeFile(_Strict):
 
 
 def _from_file(path: Path) -> Recipe:
-    if not path.is_file():
-        raise AttnLensError(
-            f"There is no recipe file {str(path)!r}. Give the path of a YAML file with map, search, answer."
-        )
     try:
         parsed = _RecipeFile.model_validate(load_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise AttnLensError(
-            f"The recipe {str(path)!r} does not fit at {where}: {first['msg']}. Expected the keys map (name, layer, "
-            "connector_layer, generic, variant), search (window, criterion, count, iou), answer and tiles."
-        ) from None
+        raise AttnLensError(f"The recipe {str(path)!r} does not fit. {explain(error, _RecipeFile)}") from None
     given: dict[str, Any] = parsed.map.model_dump(exclude={"name"}, exclude_none=True) if parsed.map else {}
     searching = parsed.search or (_SearchOptions() if parsed.map else None)
     if parsed.map and (strange := [key for key in given if key not in signature(_MAPS[parsed.map.name]).parameters]):

@@ -116,7 +116,7 @@ def test_the_window_comes_from_the_adapter_unless_the_recipe_says(
 def test_a_result_saves_its_picture_and_makes_the_folder(lens: Any, image: Image.Image, tmp_path: Path) -> None:
     result = attnlens.ask(lens, image, QUESTION, max_new_tokens=2)
     assert Image.open(result.save(tmp_path / "new" / "out.png")).format == "PNG"
-    with pytest.raises(AttnLensError, match="could not be written"):
+    with pytest.raises(AttnLensError, match="cannot be written"):
         result.save(tmp_path / "out.what")
 
 
@@ -124,7 +124,7 @@ def test_a_result_saves_its_picture_and_makes_the_folder(lens: Any, image: Image
     ("arguments", "message"),
     [
         ({"recipe": "rel-at"}, "rel-att"),
-        ({"recipe": "missing.yaml"}, "no recipe file"),
+        ({"recipe": "missing.yaml"}, "no file"),
         ({"recipe": "human"}, "Give box="),
         ({"recipe": "rel-att", "box": (0, 0, 5, 5)}, "takes no box"),
         ({"recipe": "human", "box": (5, 5, 1, 1)}, "x1 < x2"),
