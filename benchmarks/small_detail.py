@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--windows", nargs="+", type=int, default=[80, 100, 120], help="with --layers")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # more threads than that only wait for each other in a model this small
     lens = attnlens.load(options.model)
     if options.layers:
         rows = layers(lens, options.windows, options.bins, options.count, options.split)

@@ -77,7 +77,7 @@ def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> 
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is unknown or not there
         raise AttnLensError(
-            f"The model cannot be put on the device {device!r}: {_first_line(error)} Use cpu, or cuda where there is a GPU."
+            f"The model cannot be put on the device {device!r}: {_first_line(error)} Use cpu, or cuda with a GPU."
         ) from error
 
 

@@ -147,7 +147,7 @@ def test_arguments_that_do_not_fit_are_refused(
         ("colour: red", "colour"),
         ("map: {name: input-gradient, layer: 3}", "layer"),
         ("search: {window: -4}\nmap: {name: input-gradient}", "search.window"),
-        ("- 1", "mapping|keys"),
+        ("- 1", "the file"),
     ],
 )
 def test_a_recipe_file_that_does_not_fit_says_where(tmp_path: Path, text: str, message: str) -> None:

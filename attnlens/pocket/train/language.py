@@ -21,7 +21,7 @@ WIDTH, LAYERS = 128, 4
 
 
 def model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """The untrained model. Queries and keys start alike in every layer, so that like attends to like."""
+    """The untrained model. In every layer queries and keys start alike, so that like attends to like, and outputs copy values."""
     special = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (("pad", "<pad>"), ("bos", "<s>"), ("eos", "</s>"))}
     text = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -52,9 +52,12 @@ def model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
         for name, parameter in llava.model.language_model.named_parameters():
             if parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, std=(0.25 if "embed" in name else 0.5 / WIDTH**0.5))
-        for layer in llava.model.language_model.layers:
-            torch.nn.init.normal_(layer.self_attn.q_proj.weight, std=1.5 / WIDTH**0.5)
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+        for index, layer in enumerate(llava.model.language_model.layers):
+            attention = layer.self_attn
+            # Not so strong that a token attends to nothing but itself; even, in the first layer, where words meet words.
+            torch.nn.init.normal_(attention.q_proj.weight, std=(1.0 if index else 0.3) / WIDTH**0.5)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
     return llava
 
 
@@ -147,8 +150,11 @@ def train(
     adam: float = 2e-3,
     early: float = 0.35,
 ) -> None:
-    """Train projector and language model, the tower frozen. For the first `early` part: mostly signs that can be read in the
-    whole image, and the digit is asked for at the colour's word too."""
+    """Train projector and language model, the tower frozen.
+
+    For the first `early` part of the steps most signs can be read in the whole image, and only the tokens that speak the answer
+    see the images; after that every token sees them.
+    """
     torch.manual_seed(seed)
     llava.model.vision_tower.requires_grad_(False)
     pair = Pair([llava], steps, muon, adam)
@@ -170,7 +176,10 @@ def train(
             break
         views = torch.stack([part["first"], part["second"]], dim=1)
         seen = features[part["item"][:, None], views].float()
-        mask = packs.mask(part["blocks"], part["both"])
+        if pair.done < int(early * steps):
+            mask = packs.early_mask(part["blocks"], part["both"], part["targets"])
+        else:
+            mask = packs.mask(part["blocks"], part["both"])
         loss = compiled(llava, prefix, seen, part["ids"], part["positions"], mask, part["targets"], part["weights"])
         loss.backward()
         pair.step()
@@ -180,5 +189,5 @@ def train(
             seconds, last = seconds + now - last, now
             with (out / "language.jsonl").open("a") as log:
                 log.write(json.dumps({"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}) + "\n")
-        if pair.done % 200 == 0 or pair.done == steps:
+        if pair.done % 100 == 0 or pair.done == steps:
             torch.save({"model": llava.state_dict(), "pair": pair.state_dict(), "seconds": seconds}, saved)

@@ -23,12 +23,11 @@ IGNORED = -100
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A question, its answer, how much the answer counts, the colour asked about, and whether the second image is seen."""
+    """A question, its answer, how much the answer counts, and whether the second image is seen."""
 
     question: str
     answer: str
     weight: float
-    colour: str | None
     both: bool
 
 
@@ -52,24 +51,24 @@ def block(rng: np.random.Generator, item: Item, first: int, second: int) -> Bloc
     both = bool(rng.random() < 0.55)
     kind = rng.choice(4, p=(0.64, 0.14, 0.12, 0.10))
     if kind == 3:
-        return Block(scenes.GENERIC, words.ANSWERS[item.kind], 0.2, None, both)
+        return Block(scenes.GENERIC, words.ANSWERS[item.kind], 0.2, both)
     if kind == 1 and rng.random() < 0.5:
         absent = [name for name in scenes.COLOURS if name not in {sign.colour for sign in item.signs}]
         colour = absent[rng.integers(len(absent))]
-        return Block(words.phrase(rng, words.EXISTS, colour), "no", 0.5, colour, both)
+        return Block(words.phrase(rng, words.EXISTS, colour), "no", 0.5, both)
     sign = item.signs[item.focus if rng.random() < 0.5 else rng.integers(len(item.signs))]
     side, inside = legible(sign, item.views[first])
     if kind == 1:
         if 0 < inside < 0.5 or (inside == 0 and both):
             return None
-        return Block(words.phrase(rng, words.EXISTS, sign.colour), "yes" if inside else "no", 0.5, sign.colour, both)
+        return Block(words.phrase(rng, words.EXISTS, sign.colour), "yes" if inside else "no", 0.5, both)
     if kind == 2:
         if inside < 0.6:
             return None
         x1, y1, x2, _ = item.views[first]
         a1, b1, a2, b2 = sign.box
         where = words.place_name((a1 - x1, b1 - y1, a2 - x1, b2 - y1), x2 - x1)
-        return Block(words.phrase(rng, words.LOCATE, sign.colour), where, 0.4, sign.colour, both)
+        return Block(words.phrase(rng, words.LOCATE, sign.colour), where, 0.4, both)
     best = side if inside > 0.75 else 0.0
     if both:
         other, inside_other = legible(sign, item.views[second])
@@ -77,11 +76,11 @@ def block(rng: np.random.Generator, item: Item, first: int, second: int) -> Bloc
     if best == 0:
         return None
     weight = 1.0 if best >= 6.5 else 0.3 if best >= 5 else 0.08
-    return Block(words.phrase(rng, words.READ, sign.colour), sign.digit, weight, sign.colour, both)
+    return Block(words.phrase(rng, words.READ, sign.colour), sign.digit, weight, both)
 
 
-def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: list[Item], index: int, early: bool) -> Pack:
-    """A sequence about item `index`, filled with questions. `early` also asks for a digit at the colour's word, at half the weight."""
+def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: list[Item], index: int) -> Pack:
+    """A sequence about item `index`, filled with questions."""
     item = items[index]
     views = len(item.views)
     first = 0 if rng.random() < 0.85 else int(rng.integers(1, views))
@@ -105,9 +104,6 @@ def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: li
         positions[here], both[here], blocks[here] = np.arange(start, start + length), asked.both, number
         spoken = slice(filled + len(question) - 1, filled + length)
         targets[spoken], weights[spoken] = answer, asked.weight
-        if early and asked.answer.isdigit():
-            at = filled + question.index(encode(tokenizer, asked.colour)[0])
-            targets[at], weights[at] = answer[0], 0.5 * asked.weight
         filled += length
     return Pack(index, first, second, ids, positions, blocks, both, targets, weights)
 
@@ -139,7 +135,7 @@ class Packs(torch.utils.data.IterableDataset):
                     index = self.plain[rng.integers(len(self.plain))]
                 else:
                     index = int(rng.integers(len(self.items)))
-                batch.append(pack(rng, self.tokenizer, self.items, index, early))
+                batch.append(pack(rng, self.tokenizer, self.items, index))
             yield {
                 field.name: torch.from_numpy(np.stack([np.asarray(getattr(one, field.name)) for one in batch]))
                 for field in dataclasses.fields(Pack)
@@ -149,9 +145,24 @@ class Packs(torch.utils.data.IterableDataset):
 
 def mask(blocks: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
     """Additive attention mask [batch, 1, TWO + TEXT, TWO + TEXT]: causal, and each question by itself."""
+    return _additive(_seen(blocks, both))
+
+
+def early_mask(blocks: torch.Tensor, both: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The same, but the words of a question do not see the images; only the tokens that speak the answer do."""
+    seen = _seen(blocks, both)
+    seen[:, TWO:, 3:TWO] &= (targets != IGNORED)[:, :, None]
+    return _additive(seen)
+
+
+def _seen(blocks: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
     batch = blocks.shape[0]
     length = TWO + TEXT
     seen = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, length, length).clone()
     seen[:, TWO:, TWO:] &= blocks[:, :, None] == blocks[:, None, :]
     seen[:, TWO:, ONE:TWO] &= both[:, :, None]
-    return torch.zeros(batch, 1, length, length).masked_fill(~seen[:, None], -1e9)
+    return seen
+
+
+def _additive(seen: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(seen.shape).masked_fill(~seen, -1e9)[:, None]
