@@ -126,13 +126,13 @@ def lens_of(model: Any, processor: Any) -> Any:
     return attnlens.load(model=model, processor=processor, adapter=spec)
 
 
-def ours(model: Any, processor: Any, image: Image.Image) -> dict[str, Any]:
-    result = attnlens.ask(lens_of(model, processor), image, QUESTION, recipe="rel-att", max_new_tokens=NEW_TOKENS)
+def ours(lens: Any, image: Image.Image) -> dict[str, Any]:
+    result = attnlens.ask(lens, image, QUESTION, recipe="rel-att", max_new_tokens=NEW_TOKENS)
     return {"box": tuple(result.boxes[0]), "map": result.importance.values, "result": result}
 
 
-def our_map(model: Any, processor: Any, image: Image.Image) -> None:
-    maps.relative_attention(lens_of(model, processor).read(image), QUESTION)
+def our_map(lens: Any, image: Image.Image) -> None:
+    maps.relative_attention(lens.read(image), QUESTION)
 
 
 def sdpa_prefill(model: Any, processor: Any, image: Image.Image) -> None:
@@ -193,11 +193,12 @@ def _status(key: str) -> int:
 
 
 def _ways(model: Any, processor: Any, image: Image.Image, box: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
+    lens = lens_of(model, processor)
     return {
         "reference": lambda: reference(model, processor, image),
-        "attnlens": lambda: ours(model, processor, image),
+        "attnlens": lambda: ours(lens, image),
         "two-image answer": lambda: plain(model, processor, image, box),
-        "attnlens, map alone": lambda: our_map(model, processor, image),
+        "attnlens, map alone": lambda: our_map(lens, image),
         "SDPA prefill": lambda: sdpa_prefill(model, processor, image),
     }
 

@@ -116,7 +116,7 @@ def answer_loss(
     features: torch.Tensor,
     ids: torch.Tensor,
     positions: torch.Tensor,
-    mask: torch.Tensor,
+    masks: list[torch.Tensor],
     targets: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
@@ -127,9 +127,12 @@ def answer_loss(
     start, line = embed(prefix[:3]).expand(batch, 3, WIDTH), embed(prefix[3:]).expand(batch, 1, WIDTH)
     sequence = torch.cat([start, seen[:, 0], line, seen[:, 1], line, embed(ids)], dim=1)
     where = torch.cat([torch.arange(packs.TWO).expand(batch, packs.TWO), positions], dim=1)
-    states = llava.model.language_model(
-        inputs_embeds=sequence, attention_mask=mask, position_ids=where, use_cache=False
-    ).last_hidden_state
+    decoder = llava.model.language_model
+    turns = decoder.rotary_emb(sequence, where)
+    states = sequence
+    for index, layer in enumerate(decoder.layers):
+        states = layer(states, attention_mask=masks[min(index, 1)], position_ids=where, position_embeddings=turns)
+    states = decoder.norm(states)
     logits = llava.lm_head(states[:, packs.TWO :])
     each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=packs.IGNORED, reduction="none")
     return (each * weights.flatten()).sum() / weights.sum()
@@ -152,8 +155,8 @@ def train(
 ) -> None:
     """Train projector and language model, the tower frozen.
 
-    For the first `early` part of the steps most signs can be read in the whole image, and only the tokens that speak the answer
-    see the images; after that every token sees them.
+    For the first `early` part of the steps most signs can be read in the whole image, and only the tokens that speak an answer
+    see the images, from the second layer on (`packs.early_masks`); after that every token sees them in every layer.
     """
     torch.manual_seed(seed)
     llava.model.vision_tower.requires_grad_(False)
@@ -177,10 +180,10 @@ def train(
         views = torch.stack([part["first"], part["second"]], dim=1)
         seen = features[part["item"][:, None], views].float()
         if pair.done < int(early * steps):
-            mask = packs.early_mask(part["blocks"], part["both"], part["targets"])
+            masks = packs.early_masks(part["blocks"], part["both"], part["targets"])
         else:
-            mask = packs.mask(part["blocks"], part["both"])
-        loss = compiled(llava, prefix, seen, part["ids"], part["positions"], mask, part["targets"], part["weights"])
+            masks = packs.masks(part["blocks"], part["both"])
+        loss = compiled(llava, prefix, seen, part["ids"], part["positions"], masks, part["targets"], part["weights"])
         loss.backward()
         pair.step()
         progress.update(bar, advance=1, description=f"language model, loss {loss.item():.3f}")

@@ -79,8 +79,11 @@ def block(rng: np.random.Generator, item: Item, first: int, second: int) -> Bloc
     return Block(words.phrase(rng, words.READ, sign.colour), sign.digit, weight, both)
 
 
-def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: list[Item], index: int) -> Pack:
-    """A sequence about item `index`, filled with questions."""
+def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: list[Item], index: int, early: bool) -> Pack:
+    """A sequence about item `index`, filled with questions.
+
+    Half of the `early` questions about a digit are answered before their end, at a random word from the colour's on.
+    """
     item = items[index]
     views = len(item.views)
     first = 0 if rng.random() < 0.85 else int(rng.integers(1, views))
@@ -102,8 +105,12 @@ def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: li
         ids[here] = (question + answer)[:-1]
         start = TWO if asked.both else ONE
         positions[here], both[here], blocks[here] = np.arange(start, start + length), asked.both, number
-        spoken = slice(filled + len(question) - 1, filled + length)
-        targets[spoken], weights[spoken] = answer, asked.weight
+        if early and asked.answer.isdigit() and rng.random() < 0.5:
+            at = filled + int(rng.integers(_colour(tokenizer, question), len(question)))
+            targets[at], weights[at] = answer[0], asked.weight
+        else:
+            spoken = slice(filled + len(question) - 1, filled + length)
+            targets[spoken], weights[spoken] = answer, asked.weight
         filled += length
     return Pack(index, first, second, ids, positions, blocks, both, targets, weights)
 
@@ -115,6 +122,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     if text not in _encoded:
         _encoded[text] = tokenizer.encode(text, add_special_tokens=False)
     return _encoded[text]
+
+
+def _colour(tokenizer: PreTrainedTokenizerFast, question: list[int]) -> int:
+    """Where the colour's word is."""
+    colours = {encode(tokenizer, name)[0] for name in scenes.COLOURS}
+    return next(index for index, token in enumerate(question) if token in colours)
 
 
 class Packs(torch.utils.data.IterableDataset):
@@ -135,7 +148,7 @@ class Packs(torch.utils.data.IterableDataset):
                     index = self.plain[rng.integers(len(self.plain))]
                 else:
                     index = int(rng.integers(len(self.items)))
-                batch.append(pack(rng, self.tokenizer, self.items, index))
+                batch.append(pack(rng, self.tokenizer, self.items, index, early))
             yield {
                 field.name: torch.from_numpy(np.stack([np.asarray(getattr(one, field.name)) for one in batch]))
                 for field in dataclasses.fields(Pack)
@@ -143,16 +156,19 @@ class Packs(torch.utils.data.IterableDataset):
             done += 1
 
 
-def mask(blocks: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
-    """Additive attention mask [batch, 1, TWO + TEXT, TWO + TEXT]: causal, and each question by itself."""
-    return _additive(_seen(blocks, both))
+def masks(blocks: torch.Tensor, both: torch.Tensor) -> list[torch.Tensor]:
+    """Additive attention masks [batch, 1, TWO + TEXT, TWO + TEXT] of the first layer and of the others: the same one, causal,
+    with each question by itself."""
+    return [_additive(_seen(blocks, both))] * 2
 
 
-def early_mask(blocks: torch.Tensor, both: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The same, but the words of a question do not see the images; only the tokens that speak the answer do."""
+def early_masks(blocks: torch.Tensor, both: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
+    """The same, but in the first layer the words see only words, and later only those that speak an answer see the images."""
     seen = _seen(blocks, both)
     seen[:, TWO:, 3:TWO] &= (targets != IGNORED)[:, :, None]
-    return _additive(seen)
+    words_only = seen.clone()
+    words_only[:, TWO:, 3:TWO] = False
+    return [_additive(words_only), _additive(seen)]
 
 
 def _seen(blocks: torch.Tensor, both: torch.Tensor) -> torch.Tensor:

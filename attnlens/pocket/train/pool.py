@@ -47,7 +47,8 @@ def draw(rng: np.random.Generator, backgrounds: list[tuple[str, np.ndarray]]) ->
 
 
 def window(rng: np.random.Generator, signs: tuple[scenes.Sign, ...], focus: int) -> tuple[int, int, int, int]:
-    """A square of the canvas, in whole pixels: around the sign `focus`, tight on it, around another one, anywhere, or all."""
+    """A square of the canvas, in whole pixels: around the sign `focus`, tight on it, a piece of it, around another one, anywhere,
+    or all."""
     chance = rng.random()
     if chance < 0.08:
         return 0, 0, SIZE, SIZE
@@ -57,9 +58,13 @@ def window(rng: np.random.Generator, signs: tuple[scenes.Sign, ...], focus: int)
         return int(x), int(y), int(x) + side, int(y) + side
     chosen = signs[focus] if chance < 0.92 else signs[rng.integers(len(signs))]
     x1, y1, x2, y2 = chosen.box
+    slack = abs(side - (x2 - x1)) / 2 + 0.1 * (x2 - x1)
     if chance < 0.40:
         side = max(16, round((x2 - x1) * rng.uniform(1.0, 2.5)))
-    slack = abs(side - (x2 - x1)) / 2 + 0.1 * (x2 - x1)
+        slack = (side - (x2 - x1)) / 2 + 0.1 * (x2 - x1)
+    elif x2 - x1 > 64 and chance < 0.75:
+        side = round(float(rng.uniform(80, 110)))
+        slack = (x2 - x1) / 2
     x, y = (round(middle - side / 2 + rng.uniform(-slack, slack)) for middle in ((x1 + x2) / 2, (y1 + y2) / 2))
     side = min(side, SIZE)
     x, y = min(max(x, 0), SIZE - side), min(max(y, 0), SIZE - side)
