@@ -71,7 +71,7 @@ class PromptSpec(_Strict):
 
     template: str = Field(
         default="chat",
-        description="'chat' (the processor's own template), or text with {question} and, if the prompt names images, {images}",
+        description="'chat' (the processor's own template), or text with {question} and {images}",
     )
     image: str = Field(default="<image>", description="what stands for one image in a literal template")
     prepended: int | FromConfig | None = Field(

@@ -1,7 +1,10 @@
-"""Small-detail scenes: coloured signs, each with one digit, on a texture or a photograph, and a question about one of them.
+"""Small-detail scenes: coloured signs, each with one digit, on a texture or a photograph, and a question about one of
+them.
 
-A scene is made from its seed alone, so it never has to be stored, and it comes with the box of the sign that was asked about.
-The training, validation and test splits draw from separate random streams and from separate backgrounds: disjoint regions of
+A scene is made from its seed alone, so it never has to be stored, and it comes with the box of the sign that was asked
+about.
+The training, validation and test splits draw from separate random streams and from separate backgrounds: disjoint
+regions of
 the photographs, disjoint pairs of hue and scale of the textures (`Background.variant`).
 
 >>> scene(seed=7, target_area=0.004).image.size
@@ -67,7 +70,8 @@ class Sign:
 class Background:
     """What is behind the signs.
 
-    `variant` is what no two splits share: (hue, scale) of a texture, the box (x1, y1, x2, y2) in a photograph's own pixels.
+    `variant` is what no two splits share: (hue, scale) of a texture, the box (x1, y1, x2, y2) in a photograph's own
+    pixels.
     """
 
     kind: str
@@ -76,7 +80,8 @@ class Background:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """An image, a question about one of its signs, the right answer (one digit), and that sign's box in original pixels."""
+    """An image, a question about one of its signs, the right answer (one digit), and that sign's box in original
+    pixels."""
 
     image: Image.Image
     question: str
@@ -102,7 +107,8 @@ def scene(
 ) -> Scene:
     """The scene number `seed` of a split, `size` x `size` pixels.
 
-    `target_area` is the relative area of the box of the sign that is asked about; without it, its side is drawn like that of
+    `target_area` is the relative area of the box of the sign that is asked about; without it, its side is drawn like
+    that of
     the other signs, log-uniformly between `sides` (relative to `size`).
     """
     if split not in SPLITS:
@@ -113,7 +119,7 @@ def scene(
     background = draw_background(rng, split)
     canvas = render_background(rng, background, size)
     count = int(rng.integers(2, 6))
-    lengths = np.exp(rng.uniform(*np.log(sides), size=count)) * size
+    lengths = np.exp(rng.uniform(np.log(sides[0]), np.log(sides[1]), size=count)) * size
     if target_area is not None:
         lengths[0] = size * target_area**0.5
     signs = populate(rng, canvas, lengths)
@@ -145,7 +151,8 @@ def populate(rng: np.random.Generator, canvas: np.ndarray, lengths: np.ndarray) 
 
 
 def place(rng: np.random.Generator, lengths: list[int], size: int, tries: int = 200) -> list[Box]:
-    """Boxes of squares of those sides that do not touch, at random, in order; a square that finds no room is left out."""
+    """Boxes of squares of those sides that do not touch, at random, in order; a square that finds no room is left
+    out."""
     boxes: list[Box] = []
     for length in lengths:
         if length > size:
@@ -188,7 +195,13 @@ def glyph_mask(side: int, digit: str) -> np.ndarray:
     font = ImageFont.load_default(side * 4 * 1.08)
     draw = ImageDraw.Draw(big)
     left, top, right, bottom = draw.textbbox((0, 0), digit, font=font)
-    draw.text((side * 2 - (left + right) / 2, side * 2 - (top + bottom) / 2), digit, fill=255, font=font, stroke_width=side * 0.1)
+    draw.text(
+        (side * 2 - (left + right) / 2, side * 2 - (top + bottom) / 2),
+        digit,
+        fill=255,
+        font=font,
+        stroke_width=side * 0.1,
+    )
     return np.asarray(big.resize((side, side), Image.Resampling.BOX), np.float32) / 255
 
 
@@ -238,7 +251,9 @@ def _texture(rng: np.random.Generator, background: Background, size: int) -> np.
         case "checks":
             mix = ((x // period + y // period) % 2).astype(np.float32)
         case "dots":
-            mix = ((x % period - period / 2) ** 2 + (y % period - period / 2) ** 2 < (0.3 * period) ** 2).astype(np.float32)
+            mix = ((x % period - period / 2) ** 2 + (y % period - period / 2) ** 2 < (0.3 * period) ** 2).astype(
+                np.float32
+            )
         case "bricks":
             row = y // (period / 2)
             joint = (y % (period / 2) < 0.06 * period) | ((x + (row % 2) * period / 2) % period < 0.06 * period)

@@ -12,8 +12,7 @@ import torch
 from rich.progress import Progress
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from attnlens.pocket import scenes
-from attnlens.pocket.train import packs, sheets, tower, words
+from attnlens.pocket.train import packs, sheets, tower
 from attnlens.pocket.train.muon import Pair
 from attnlens.pocket.train.pool import Item
 
@@ -21,8 +20,12 @@ WIDTH, LAYERS = 128, 4
 
 
 def model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """The untrained model. In every layer queries and keys start alike, so that like attends to like, and outputs copy values."""
-    special = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (("pad", "<pad>"), ("bos", "<s>"), ("eos", "</s>"))}
+    """The untrained model. In every layer queries and keys start alike, so that like attends to like, and outputs copy
+    values."""
+    special = {
+        name: tokenizer.convert_tokens_to_ids(token)
+        for name, token in (("pad", "<pad>"), ("bos", "<s>"), ("eos", "</s>"))
+    }
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -54,7 +57,8 @@ def model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
                 torch.nn.init.normal_(parameter, std=(0.25 if "embed" in name else 0.5 / WIDTH**0.5))
         for index, layer in enumerate(llava.model.language_model.layers):
             attention = layer.self_attn
-            # Not so strong that a token attends to nothing but itself; even, in the first layer, where words meet words.
+            # Not so strong that a token attends to nothing but itself; even, in the first layer, where words meet
+            # words.
             torch.nn.init.normal_(attention.q_proj.weight, std=(1.0 if index else 0.3) / WIDTH**0.5)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
             attention.o_proj.weight.copy_(attention.v_proj.weight.T)
@@ -120,7 +124,8 @@ def answer_loss(
     targets: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Weighted cross-entropy of the answers' tokens; `prefix` holds the ids of `<s> USER : \\n`, `features` [batch, 2, 100, width]."""
+    """Weighted cross-entropy of the answers' tokens; `prefix` holds the ids of `<s> USER : \\n`, `features` [batch, 2,
+    100, width]."""
     embed = llava.get_input_embeddings()
     batch = ids.shape[0]
     seen = llava.model.multi_modal_projector(features)
@@ -134,7 +139,9 @@ def answer_loss(
         states = layer(states, attention_mask=masks[min(index, 1)], position_ids=where, position_embeddings=turns)
     states = decoder.norm(states)
     logits = llava.lm_head(states[:, packs.TWO :])
-    each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=packs.IGNORED, reduction="none")
+    each = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=packs.IGNORED, reduction="none"
+    )
     return (each * weights.flatten()).sum() / weights.sum()
 
 
@@ -155,7 +162,8 @@ def train(
 ) -> None:
     """Train projector and language model, the tower frozen.
 
-    For the first `early` part of the steps most signs can be read in the whole image, and only the tokens that speak an answer
+    For the first `early` part of the steps most signs can be read in the whole image, and only the tokens that speak
+    an answer
     see the images, from the second layer on (`packs.early_masks`); after that every token sees them in every layer.
     """
     torch.manual_seed(seed)
@@ -191,6 +199,8 @@ def train(
             now = time.perf_counter()
             seconds, last = seconds + now - last, now
             with (out / "language.jsonl").open("a") as log:
-                log.write(json.dumps({"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}) + "\n")
+                log.write(
+                    json.dumps({"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}) + "\n"
+                )
         if pair.done % 100 == 0 or pair.done == steps:
             torch.save({"model": llava.state_dict(), "pair": pair.state_dict(), "seconds": seconds}, saved)

@@ -8,7 +8,8 @@ import torch
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest half-orthogonal matrices of a batch [matrices, rows, cols], by the Newton-Schulz iteration of Muon."""
+    """The nearest half-orthogonal matrices of a batch [matrices, rows, cols], by the Newton-Schulz iteration of
+    Muon."""
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -21,11 +22,13 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised; matrices of one shape are treated as one batch."""
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             shapes = defaultdict(list)
             for p in group["params"]:
@@ -45,8 +48,11 @@ class Muon(torch.optim.Optimizer):
 class Pair:
     """Muon on the hidden matrices of `modules`, Adam on everything else in them that wants a gradient."""
 
-    def __init__(self, modules: Iterable[torch.nn.Module], steps: int, muon: float, adam: float, warmup: int = 50):
-        hidden, rest = [], []
+    def __init__(
+        self, modules: Iterable[torch.nn.Module], steps: int, muon: float, adam: float, warmup: int = 50
+    ) -> None:
+        hidden: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
         for module in modules:
             for name, p in module.named_parameters():
                 if p.requires_grad:
@@ -58,7 +64,9 @@ class Pair:
 
     def step(self) -> None:
         """Clip, update, clear the gradients, move along the schedule."""
-        factor = min(1.0, (self.done + 1) / self.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done / self.steps))))
+        factor = min(1.0, (self.done + 1) / self.warmup) * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done / self.steps)))
+        )
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             for group in optimiser.param_groups:

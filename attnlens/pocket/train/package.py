@@ -1,10 +1,17 @@
-"""The folder that `from_pretrained` loads: float16 weights, configuration, tokenizer, image processor, chat template."""
+"""The folder that `from_pretrained` loads: float16 weights, configuration, tokenizer, image processor, chat
+template."""
 
 import json
 import pathlib
 
 import torch
-from transformers import CLIPImageProcessor, GenerationConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import (
+    CLIPImageProcessor,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from attnlens.pocket.train import sheets, tower
 
@@ -15,7 +22,8 @@ CHAT_TEMPLATE = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"
     "{# Render all text next #}"
     "{% if message['role'] != 'assistant' %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}"
+    "{% endfor %}"
     "{% else %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
     "{% generation %}{{ content['text'] + ' ' }}{% endgeneration %}{% endfor %}"

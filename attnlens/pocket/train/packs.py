@@ -1,10 +1,13 @@
 """Several questions about one pair of images in one sequence, kept apart by a block-diagonal mask.
 
-A sequence is `<s> USER: <image> \\n <image> \\n` and then the questions, each with its answer. Every question sees the images and
-itself. Some see only the first image, with the positions they would have in a one-image prompt: one sequence trains both.
+A sequence is `<s> USER: <image> \\n <image> \\n` and then the questions, each with its answer. Every question sees the
+images and
+itself. Some see only the first image, with the positions they would have in a one-image prompt: one sequence trains
+both.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -79,7 +82,9 @@ def block(rng: np.random.Generator, item: Item, first: int, second: int) -> Bloc
     return Block(words.phrase(rng, words.READ, sign.colour), sign.digit, weight, both)
 
 
-def pack(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: list[Item], index: int, early: bool) -> Pack:
+def pack(
+    rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, items: list[Item], index: int, early: bool
+) -> Pack:
     """A sequence about item `index`, filled with questions.
 
     Half of the `early` questions about a digit are answered before their end, at a random word from the colour's on.
@@ -133,11 +138,13 @@ def _colour(tokenizer: PreTrainedTokenizerFast, question: list[int]) -> int:
 class Packs(torch.utils.data.IterableDataset):
     """Endless batches of packs, stacked: a dictionary of tensors [batch] or [batch, TEXT]."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, items: list[Item], batch: int, seed: int, early: int):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, items: list[Item], batch: int, seed: int, early: int
+    ) -> None:
         self.tokenizer, self.items, self.batch, self.seed, self.early = tokenizer, items, batch, seed, early
         self.plain = [index for index, item in enumerate(items) if item.plain]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = np.random.default_rng([self.seed, 3])
         done = 0
         while True:
@@ -157,13 +164,15 @@ class Packs(torch.utils.data.IterableDataset):
 
 
 def masks(blocks: torch.Tensor, both: torch.Tensor) -> list[torch.Tensor]:
-    """Additive attention masks [batch, 1, TWO + TEXT, TWO + TEXT] of the first layer and of the others: the same one, causal,
+    """Additive attention masks [batch, 1, TWO + TEXT, TWO + TEXT] of the first layer and of the others: the same one,
+    causal,
     with each question by itself."""
     return [_additive(_seen(blocks, both))] * 2
 
 
 def early_masks(blocks: torch.Tensor, both: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
-    """The same, but in the first layer the words see only words, and later only those that speak an answer see the images."""
+    """The same, but in the first layer the words see only words, and later only those that speak an answer see the
+    images."""
     seen = _seen(blocks, both)
     seen[:, TWO:, 3:TWO] &= (targets != IGNORED)[:, :, None]
     words_only = seen.clone()

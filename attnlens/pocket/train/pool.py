@@ -16,9 +16,11 @@ WINDOWS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A scene: its kind of background, its signs, and where its views lie (x1, y1, x2, y2); the first view is the whole image.
+    """A scene: its kind of background, its signs, and where its views lie (x1, y1, x2, y2); the first view is the
+    whole image.
 
-    `focus` is the index of the sign that the windows are about; `plain` says that every sign can be read in the whole image.
+    `focus` is the index of the sign that the windows are about; `plain` says that every sign can be read in the whole
+    image.
     """
 
     kind: str
@@ -47,7 +49,8 @@ def draw(rng: np.random.Generator, backgrounds: list[tuple[str, np.ndarray]]) ->
 
 
 def window(rng: np.random.Generator, signs: tuple[scenes.Sign, ...], focus: int) -> tuple[int, int, int, int]:
-    """A square of the canvas, in whole pixels: around the sign `focus`, tight on it, a piece of it, around another one, anywhere,
+    """A square of the canvas, in whole pixels: around the sign `focus`, tight on it, a piece of it, around another
+    one, anywhere,
     or all."""
     chance = rng.random()
     if chance < 0.08:
@@ -71,7 +74,9 @@ def window(rng: np.random.Generator, signs: tuple[scenes.Sign, ...], focus: int)
     return x, y, x + side, y + side
 
 
-def pool(count: int, seed: int, progress: Progress, split: str = "train", grounds: int = 800) -> tuple[list[Item], torch.Tensor]:
+def pool(
+    count: int, seed: int, progress: Progress, split: str = "train", grounds: int = 800
+) -> tuple[list[Item], torch.Tensor]:
     """`count` scenes of a split and their views, uint8 [count, 1 + WINDOWS, 80, 80, 3]."""
     rng = np.random.default_rng([seed, 2])
     backgrounds = []

@@ -41,7 +41,9 @@ def bank(count: int, seed: int, split: str) -> list[np.ndarray]:
     return [scenes.render_background(rng, scenes.draw_background(rng, split), 400) for _ in range(count)]
 
 
-def sheet(rng: np.random.Generator, backgrounds: list[np.ndarray], mixes: tuple[Mix, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sheet(
+    rng: np.random.Generator, backgrounds: list[np.ndarray], mixes: tuple[Mix, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One sheet: pixels uint8 [80, 80, 3], and the colour and the digit of each patch, int64 [100] (see `labels`)."""
     weights = np.array([mix.weight for mix in mixes])
     mix = mixes[rng.choice(len(mixes), p=weights / weights.sum())]
@@ -77,7 +79,8 @@ def _ground(rng: np.random.Generator, backgrounds: list[np.ndarray], size: int) 
 def labels(signs: list[scenes.Sign], window: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """The colour and the digit that each patch of a window shows, int64 [100] each; `window` is in the signs' pixels.
 
-    A patch shows a sign that covers 0.3 of it, or that has 0.3 of itself in it. Patches that show less of one are `IGNORED`;
+    A patch shows a sign that covers 0.3 of it, or that has 0.3 of itself in it. Patches that show less of one are
+    `IGNORED`;
     so are the digits of signs that are cut by the window or under 5 input pixels.
     """
     x1, y1, x2, y2 = window
@@ -105,7 +108,8 @@ def labels(signs: list[scenes.Sign], window: tuple[float, float, float, float]) 
 class Sheets(torch.utils.data.IterableDataset):
     """Endless batches of sheets: pixels uint8 [batch, 80, 80, 3], colours and digits int64 [batch, 100].
 
-    `plan` says which mix is used up to which batch: ((batches, mixes), ...), the last one for ever. Drawing is slower than
+    `plan` says which mix is used up to which batch: ((batches, mixes), ...), the last one for ever. Drawing is slower
+    than
     learning, so a sheet is shown about `shows` times, over some hundred batches.
     """
 
@@ -117,7 +121,7 @@ class Sheets(torch.utils.data.IterableDataset):
         split: str = "train",
         backgrounds: int = 500,
         shows: int = 1,
-    ):
+    ) -> None:
         self.plan, self.batch, self.seed, self.split = plan, batch, seed, split
         self.backgrounds, self.fresh = backgrounds, -(-batch // shows)
 

@@ -76,15 +76,15 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 def losses(tower: Tower, pixels: torch.Tensor, colours: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
     colour, digit = tower(normalise(pixels))
     cross_entropy = torch.nn.functional.cross_entropy
-    return (
-        cross_entropy(colour.flatten(0, 1), colours.flatten(), ignore_index=sheets.IGNORED)
-        + 2 * cross_entropy(digit.flatten(0, 1), digits.flatten(), ignore_index=sheets.IGNORED)
+    return cross_entropy(colour.flatten(0, 1), colours.flatten(), ignore_index=sheets.IGNORED) + 2 * cross_entropy(
+        digit.flatten(0, 1), digits.flatten(), ignore_index=sheets.IGNORED
     )
 
 
 @torch.no_grad()
 def legibility(tower: Tower, seed: int = 0, count: int = 384) -> dict[str, float]:
-    """Accuracy per patch on validation backgrounds: digits for several sizes of sign (input pixels), colours of tiny signs."""
+    """Accuracy per patch on validation backgrounds: digits for several sizes of sign (input pixels), colours of tiny
+    signs."""
     table = {}
     for low, high in ((2.4, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14), (14, 18), (18, 30), (30, 60)):
         mixes = (sheets.Mix(1.0, (low, high), (80.0, 200.0) if low >= 6 else (300.0, 400.0)),)
@@ -98,7 +98,16 @@ def legibility(tower: Tower, seed: int = 0, count: int = 384) -> dict[str, float
     return table
 
 
-def train(out: pathlib.Path, progress: Progress, *, steps: int, batch: int = 64, seed: int = 0, muon: float = 0.01, adam: float = 2e-3) -> Tower:
+def train(
+    out: pathlib.Path,
+    progress: Progress,
+    *,
+    steps: int,
+    batch: int = 64,
+    seed: int = 0,
+    muon: float = 0.01,
+    adam: float = 2e-3,
+) -> Tower:
     """Train a tower, with a checkpoint and a table of legibility every 500 steps; resumes from `out / "tower.pt"`."""
     torch.manual_seed(seed)
     tower = Tower()
@@ -110,8 +119,14 @@ def train(out: pathlib.Path, progress: Progress, *, steps: int, batch: int = 64,
         tower.load_state_dict(state["tower"])
         pair.load_state_dict(state["pair"])
         seconds = state["seconds"]
-    plan = ((int(0.08 * steps) - pair.done, sheets.BIG), (int(0.16 * steps) - pair.done, sheets.MIDDLE), (0, sheets.ALL))
-    data = torch.utils.data.DataLoader(sheets.Sheets(plan, batch, seed + pair.done, shows=3), batch_size=None, num_workers=1, prefetch_factor=6)
+    plan = (
+        (int(0.08 * steps) - pair.done, sheets.BIG),
+        (int(0.16 * steps) - pair.done, sheets.MIDDLE),
+        (0, sheets.ALL),
+    )
+    data = torch.utils.data.DataLoader(
+        sheets.Sheets(plan, batch, seed + pair.done, shows=3), batch_size=None, num_workers=1, prefetch_factor=6
+    )
     compiled = torch.compile(losses)
     bar = progress.add_task("vision tower", total=steps, completed=pair.done)
     last = time.perf_counter()
@@ -126,9 +141,16 @@ def train(out: pathlib.Path, progress: Progress, *, steps: int, batch: int = 64,
             now = time.perf_counter()
             seconds, last = seconds + now - last, now
             with (out / "tower.jsonl").open("a") as log:
-                log.write(json.dumps({"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}) + "\n")
+                log.write(
+                    json.dumps({"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}) + "\n"
+                )
         if pair.done % 500 == 0 or pair.done == steps:
             torch.save({"tower": tower.state_dict(), "pair": pair.state_dict(), "seconds": seconds}, saved)
             with (out / "tower.jsonl").open("a") as log:
-                log.write(json.dumps({"step": pair.done, **{name: round(value, 3) for name, value in legibility(tower).items()}}) + "\n")
+                log.write(
+                    json.dumps(
+                        {"step": pair.done, **{name: round(value, 3) for name, value in legibility(tower).items()}}
+                    )
+                    + "\n"
+                )
     return tower

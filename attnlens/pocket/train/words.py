@@ -75,7 +75,11 @@ def vocabulary() -> list[str]:
     """Every token, in the order of its id."""
     digits = [str(digit) for digit in range(10)]
     letters = [chr(ord("a") + index) for index in range(26)]
-    return list(dict.fromkeys([*SPECIAL, *digits, *scenes.COLOURS, *PUNCTUATION, *letters, *(word for word in PLAIN if "'" not in word)]))
+    return list(
+        dict.fromkeys(
+            [*SPECIAL, *digits, *scenes.COLOURS, *PUNCTUATION, *letters, *(word for word in PLAIN if "'" not in word)]
+        )
+    )
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
