@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from attnlens import adapters, pocket
@@ -55,7 +56,7 @@ def load(
         model = AutoModelForImageTextToText.from_pretrained(
             source, dtype=precision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AttnLensError(
             f"The model {str(name)!r} could not be loaded: {_first_line(error)} Expected a bundled model "
             f"({', '.join(f'pocket/{n}' for n in pocket.names())}), a folder with config.json, weights and processor, "
