@@ -39,7 +39,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def _sentence(details: list[tuple[type[BaseModel] | None, ErrorDetails]]) -> str:
     parent, first = details[0]
-    key = str(first["loc"][-1])
+    key = str(first["loc"][-1]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         allowed = sorted(name for name in parent.model_fields if name != "name") if parent is not None else []
         return f"unknown key. {nearest(key, allowed)}Allowed: {', '.join(allowed)}."

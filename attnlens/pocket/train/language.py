@@ -154,17 +154,16 @@ def train(
     progress: Progress,
     *,
     steps: int,
-    batch: int = 48,
+    early: int,
+    batch: int = 16,
     seed: int = 0,
     muon: float = 0.01,
     adam: float = 2e-3,
-    early: float = 0.35,
 ) -> None:
     """Train projector and language model, the tower frozen.
 
-    For the first `early` part of the steps most signs can be read in the whole image, and only the tokens that speak
-    an answer
-    see the images, from the second layer on (`packs.early_masks`); after that every token sees them in every layer.
+    For the first `early` steps most signs can be read in the whole image, and only the tokens that speak an answer see
+    the images, from the second layer on (`packs.early_masks`); after that every token sees them in every layer.
     """
     torch.manual_seed(seed)
     llava.model.vision_tower.requires_grad_(False)
@@ -177,7 +176,7 @@ def train(
         pair.load_state_dict(state["pair"])
         seconds = state["seconds"]
     prefix = torch.tensor(tokenizer.convert_tokens_to_ids(["<s>", "user", ":", "\n"]))
-    dataset = packs.Packs(tokenizer, items, batch, seed + pair.done, int(early * steps) - pair.done)
+    dataset = packs.Packs(tokenizer, items, batch, seed + pair.done, early - pair.done)
     data = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=6)
     compiled = torch.compile(answer_loss)
     bar = progress.add_task("language model", total=steps, completed=pair.done)
@@ -187,7 +186,7 @@ def train(
             break
         views = torch.stack([part["first"], part["second"]], dim=1)
         seen = features[part["item"][:, None], views].float()
-        if pair.done < int(early * steps):
+        if pair.done < early:
             masks = packs.early_masks(part["blocks"], part["both"], part["targets"])
         else:
             masks = packs.masks(part["blocks"], part["both"])

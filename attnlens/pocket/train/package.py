@@ -51,6 +51,7 @@ def save(llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / "model.safetensors").chmod(0o644)
     processor(tokenizer).save_pretrained(out)
 
 
