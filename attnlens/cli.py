@@ -99,7 +99,7 @@ def main(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option("--seed", help="Which scene; every number is another one.", min=0)] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="Which scene; every number is another one.", min=0)] = 5,
     recipe: Annotated[str, typer.Option("--recipe", "-r", metavar="RECIPE", help="How to look twice.")] = "rel-att",
     save: Annotated[Path, typer.Option("--save", "-o", metavar="FILE", help="Where the picture goes.")] = Path(
         "out/demo.png"

@@ -5,6 +5,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from attnlens import pocket
 from attnlens.errors import AttnLensError
 from attnlens.pocket import scenes
+from attnlens.pocket.train import words
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_large_signs_are_read_without_a_crop(llava):
     assert sum(answer(llava, [scene.image], scene.question) == scene.answer for scene in chosen) >= 5
 
 
-def test_the_generic_prompt_is_answered_with_the_background(llava):
-    scene = next(scene for scene in map(scenes.scene, range(50)) if scene.background.kind == "bricks")
-    assert answer(llava, [scene.image], scenes.GENERIC) == "a pattern of bricks"
+def test_the_generic_prompt_is_answered_with_words_about_a_background(llava):
+    answers = {answer(llava, [scenes.scene(seed).image], scenes.GENERIC) for seed in range(8)}
+    assert answers <= set(words.ANSWERS.values())
+    assert len(answers) > 1

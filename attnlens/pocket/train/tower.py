@@ -120,8 +120,8 @@ def train(
         pair.load_state_dict(state["pair"])
         seconds = state["seconds"]
     plan = (
-        (int(0.08 * steps) - pair.done, sheets.BIG),
-        (int(0.16 * steps) - pair.done, sheets.MIDDLE),
+        (int(0.18 * steps) - pair.done, sheets.BIG),
+        (int(0.36 * steps) - pair.done, sheets.MIDDLE),
         (0, sheets.ALL),
     )
     data = torch.utils.data.DataLoader(
