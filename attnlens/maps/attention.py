@@ -44,7 +44,7 @@ def relative_attention(
     Deviation: the denominator has `EPSILON` times its own mean added; `variant="released"` divides plainly and
     appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant.
     """
-    _check(variant)
+    check_variant(variant)
     if variant == "released":
         generic = generic + RELEASED_SUFFIX
     reference = _attended(reading, reading.trace(generic), layer, connector_layer, image)
@@ -115,6 +115,7 @@ def _on_grid(values: Array, trace: Trace, image: int) -> ImportanceMap:
     return ImportanceMap(values.reshape(grid.rows, grid.cols), grid)
 
 
-def _check(variant: str) -> None:
+def check_variant(variant: str) -> None:
+    """Raises `AttnLensError` unless `variant` is one that exists."""
     if variant not in ("paper", "released"):
         raise AttnLensError(f"The variant is {variant!r}; expected 'paper' or 'released'.")

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, median_filter
 from attnlens.errors import AttnLensError
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
-from attnlens.maps.attention import GENERIC_QUESTION, RELEASED_SUFFIX, Variant, _check
+from attnlens.maps.attention import GENERIC_QUESTION, RELEASED_SUFFIX, Variant, check_variant
 
 SIGMA, RADIUS = 0.8, 1
 """The high-pass filter subtracts a 3 x 3 Gaussian; its sigma is the default of the released code's library."""
@@ -31,7 +31,7 @@ def input_gradient(
     squashed copy, so that mask and gradient align. A forward and a backward of the whole model (released: two).
     Raises `AttnLensError` for an unknown variant or image.
     """
-    _check(variant)
+    check_variant(variant)
     gradient = _norm(reading.pixel_gradient(question), image)
     if variant == "released":
         with np.errstate(divide="ignore", invalid="ignore"):
