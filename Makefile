@@ -11,6 +11,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 # The bundled models need no network; nothing here should try to reach one.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+# Bytecode is kept, whatever the shell says: without it every start compiles torch and transformers anew.
+RUN     := PYTHONDONTWRITEBYTECODE= $(OFFLINE)
 
 .PHONY: help setup demo test test-all lint format docs clean
 
@@ -35,13 +37,13 @@ $(DOCS): $(STAMP)
 	@touch $@
 
 demo: $(STAMP)
-	@$(OFFLINE) $(BIN)/attnlens demo --save out/demo.png
+	@$(RUN) $(BIN)/attnlens demo --save out/demo.png
 
 test: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q
+	$(RUN) $(BIN)/python -m pytest -q
 
 test-all: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu"
+	$(RUN) $(BIN)/python -m pytest -q -m "not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
