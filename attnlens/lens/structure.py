@@ -30,6 +30,11 @@ def structure_of(model: Any, spec: AdapterSpec) -> Structure:
     modules = dict(model.named_modules())
     inner = spec.language_model.level == "inner"
     generator = _module(modules, spec.language_model.path) if inner else model
+    if getattr(generator.config, "is_encoder_decoder", False):
+        raise AttnLensError(
+            f"{type(generator).__name__} is an encoder-decoder language model, whose answer looks at the image through "
+            "cross-attention; only decoders are read so far. Use a checkpoint with a decoder-only language model."
+        )
     if spec.language_model.attention is not None:
         attention = _matching(modules, spec.language_model.attention, "language_model.attention")
     else:

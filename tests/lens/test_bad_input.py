@@ -135,3 +135,10 @@ def test_a_module_that_never_runs_is_named() -> None:
     lens.structure = replace(lens.structure, attention=("model.multi_modal_projector",))
     with pytest.raises(AttnLensError, match="multi_modal_projector"):
         lens.read(tiny.images("square", 1)[0]).trace(QUESTION)
+
+
+def test_an_encoder_decoder_language_model_is_refused() -> None:
+    model, processor = tiny.build("instructblip")
+    model.language_model.config.is_encoder_decoder = True
+    with pytest.raises(AttnLensError, match="encoder-decoder"):
+        attnlens.load(model=model, processor=processor)
