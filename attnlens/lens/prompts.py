@@ -100,9 +100,11 @@ class Prompter:
         try:
             encoded = processor(images=[p.image for p in images], text=[text], return_tensors="pt")
         except ValueError as error:
+            sizes = ", ".join(f"{p.image.width} x {p.image.height}" for p in images)
             raise AttnLensError(
-                f"{type(self._processor).__name__} refused the prompt {text!r} with {len(images)} image(s): {error} "
-                f"Check prompt in the adapter {self._spec.name!r}: a literal template needs {{images}}."
+                f"{type(self._processor).__name__} refused the prompt {text!r} with images of {sizes} px: {error} "
+                "If it is about an image, crop or resize that. If it is about the prompt, correct it in the adapter "
+                f"{self._spec.name!r}: a literal template needs {{images}}."
             ) from error
         return on_device({key: value for key, value in encoded.items() if isinstance(value, Tensor)}, self._model)
 

@@ -142,3 +142,20 @@ def test_an_encoder_decoder_language_model_is_refused() -> None:
     model.language_model.config.is_encoder_decoder = True
     with pytest.raises(AttnLensError, match="encoder-decoder"):
         attnlens.load(model=model, processor=processor)
+
+
+def test_an_image_that_the_processor_cannot_take_is_named_with_its_size() -> None:
+    model, processor = tiny.build("qwen2_5_vl")
+    lens = attnlens.load(model=model, processor=processor)
+    with pytest.raises(AttnLensError, match="20000 x 20 px.*aspect ratio.*crop or resize"):
+        lens.read(tiny.images("square", 1)[0].resize((20000, 20)))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (20, 3000)])
+def test_an_image_of_an_odd_shape_is_answered_about(family: tiny.Family, size: tuple[int, int]) -> None:
+    model, processor = tiny.build(family)
+    lens = attnlens.load(model=model, processor=processor)
+    result = attnlens.ask(lens, tiny.images("square", 1)[0].resize(size), QUESTION, max_new_tokens=2)
+    assert result.importance.to_pixels().shape == (size[1], size[0])
+    assert all(0 <= b.x1 < b.x2 <= size[0] and 0 <= b.y1 < b.y2 <= size[1] for b in result.boxes)
