@@ -114,7 +114,7 @@ class Box(NamedTuple):
 
         It is centred on that part, then moved, not shrunk, to lie inside the image; in a direction where it is longer
         than the image it becomes the whole image. Whole-pixel boxes give whole-pixel squares. This is the human crop of
-        ViCrop (arXiv 2502.17422, section 4).
+        ViCrop (arXiv 2502.17422).
         """
         box = self.clip(image_size)
         side = max(box.width, box.height, at_least)

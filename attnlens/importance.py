@@ -67,7 +67,7 @@ class ImportanceMap:
     ) -> ImportanceMap:
         """One map from those of an image's tiles, row-major; `boxes[i][j]` is where `maps[i][j]` lies in the image.
 
-        Values are not rescaled (as in ViCrop, arXiv 2502.17422, section 5); stitch `normalised` maps where tiles differ
+        Values are not rescaled (as in ViCrop, arXiv 2502.17422); stitch `normalised` maps where tiles differ
         in scale.
         """
         grid = Grid.stitch([[m.grid for m in row] for row in maps], boxes, image_size)

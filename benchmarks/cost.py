@@ -95,7 +95,7 @@ def _eager_row(model: Any, processor: Any, image: Image.Image, question: str) ->
 
 
 def _double_loop(values: np.ndarray[Any, Any], size: tuple[int, int], window: int) -> tuple[int, ...]:
-    """METHODS 1.3, placement by placement."""
+    """The released search (`density`), placement by placement."""
     best: tuple[float, tuple[int, ...]] = (-math.inf, (0, 0, *size))
     cell = (size[0] / values.shape[1], size[1] / values.shape[0])
     for ratio in (1, 1.2, 1.4, 1.6, 1.8, 2):

@@ -84,7 +84,7 @@ def search(
     placement with the largest sum is kept (the leftmost, then the topmost, of equals), and of these the one that stands
     out most (the first of equals): its sum less the mean of its existing four neighbours', one cell away. Criterion
     `density` divides that by the window's number of cells, as the released code of ViCrop does, and leans to the
-    smallest window; `sum` does not, as in the paper (arXiv 2502.17422, section 5).
+    smallest window; `sum` does not, as in the paper (arXiv 2502.17422).
 
     The box has sides of 2 * (ratio * window // 2) pixels around the pixel at the window's centre, is moved to lie
     inside the image, cut where it is longer, and extended where rounding (or a gap between cells) would leave out the

@@ -17,7 +17,7 @@ def tiles(image_size: tuple[int, int], max_side: int = 1024) -> list[list[Box]]:
     at most `max_side` either way, so that their maps stitch into one; the last of a row or column is moved back to the
     image's edge and overlaps the one before it by fewer pixels than there are columns (rows).
 
-    The high-resolution mode of ViCrop (arXiv 2502.17422, section 5), with two deviations. The paper asks for blocks
+    The high-resolution mode of ViCrop (arXiv 2502.17422), with two deviations. The paper asks for blocks
     with an aspect ratio close to 1, and its code takes int(rows * width / height) columns, which is none for a portrait
     image and lets a tile be wider than `max_side`; here each direction has its own count. And there the last tile
     reaches outside the image and is padded black; here tiles hold nothing but the image.

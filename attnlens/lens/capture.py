@@ -75,7 +75,7 @@ def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradi
 
 
 def _top(logits: Tensor) -> tuple[int, Tensor]:
-    """t* = argmax z at the last position, and log softmax(z)_t* (METHODS 1.2)."""
+    """t* = argmax z at the last position, and log softmax(z)_t*."""
     log_prob, token = logits[0, -1].float().log_softmax(-1).max(-1)
     return int(token), log_prob
 

@@ -112,7 +112,7 @@ class Prompter:
         self, ids: Tensor, inputs: dict[str, Tensor], count: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The processor prepended one image's tokens: bring them to one span for each image, and repeat the text
-        that the connector reads for each (as the ViCrop authors' fork does, METHODS 1.6)."""
+        that the connector reads for each (as the ViCrop authors' fork does)."""
         prepended = resolve(self._spec.prompt.prepended, self._model.config)
         span = ids.new_full((1, prepended * count), self._image_token_id)
         ids = torch.cat([span, ids[:, ids[0] != self._image_token_id]], dim=1)

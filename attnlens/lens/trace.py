@@ -14,7 +14,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Trace:
-    """Attention from the last prompt token, where the answer starts, to the image (METHODS 1.1: A_st, A_ti).
+    """Attention from the last prompt token, where the answer starts, to the image (ViCrop: A_st, A_ti).
 
     With several images, the tokens of all of them stand one after the other along `image_tokens`, and `spans` says
     which belong to which.

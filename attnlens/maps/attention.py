@@ -1,4 +1,4 @@
-"""Relative attention and gradient-weighted attention (ViCrop, arXiv 2502.17422, sections 4 and 5; METHODS 1.1, 1.2)."""
+"""Relative attention and gradient-weighted attention (ViCrop, arXiv 2502.17422)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The input gradient (ViCrop's pure-grad, arXiv 2502.17422 section 5; METHODS 1.2, 1.8)."""
+"""The input gradient (ViCrop's pure-grad, arXiv 2502.17422)."""
 
 from __future__ import annotations
 

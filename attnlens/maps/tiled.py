@@ -1,4 +1,4 @@
-"""High-resolution maps: one map for every tile, put together (ViCrop section 5.3; METHODS 1.4)."""
+"""High-resolution maps: one map for every tile, put together (ViCrop, arXiv 2502.17422)."""
 
 from __future__ import annotations
 

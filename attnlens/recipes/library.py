@@ -16,7 +16,7 @@ from attnlens.errors import AttnLensError
 from attnlens.recipes.recipe import AnswerStage, MapStage, Recipe
 
 HIGH_RESOLUTION_TILE = 1024
-"""Pixels: the ViCrop paper's largest tile side (section 5.3)."""
+"""Pixels: the ViCrop paper's largest tile side."""
 
 _MAPS: dict[str, MapStage] = {
     "relative-attention": maps.relative_attention,

@@ -114,7 +114,7 @@ def test_gradient_attention_averages_heads_after_the_product(family: tiny.Family
 
 
 def edges(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The mask of METHODS 1.2, with a Gaussian kernel of three taps written out."""
+    """ViCrop's edge mask, with a Gaussian kernel of three taps written out."""
     taps = np.exp(-0.5 * (np.arange(-1, 2) / 0.8) ** 2)
     taps /= taps.sum()
     padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1)), mode="reflect")
