@@ -28,11 +28,12 @@ class PreparedImage:
 class Prompt:
     """A prompt as the model takes it, batch of one."""
 
-    text: str
     ids: Tensor  # int64 [1, tokens]
     extras: dict[str, Tensor]  # further inputs along the sequence, such as mm_token_type_ids [1, tokens]
     images: tuple[PreparedImage, ...]
-    vision: dict[str, Tensor]  # the images' inputs, and what the connector reads of the text
+    vision: dict[
+        str, Tensor
+    ]  # the images' inputs (pixels not on the device yet), and what the connector reads of the text
     positions: tuple[range, ...]  # where each image's tokens stand in the sequence
 
     @property
@@ -66,7 +67,7 @@ class Prompter:
         extras = {key: inputs.pop(key) for key in list(inputs) if self._along_sequence(inputs[key], ids, key)}
         shapes = {tuple(v.shape for v in p.features.values() if isinstance(v, Tensor)) for p in images}
         positions = self._image_positions(ids, len(images), same_size=len(shapes) == 1)
-        return Prompt(text, ids, extras, tuple(images), inputs, positions)
+        return Prompt(ids, extras, tuple(images), inputs, positions)
 
     def _checked(self, question: str) -> str:
         if not isinstance(question, str) or not question.strip():
@@ -106,7 +107,12 @@ class Prompter:
                 "If it is about an image, crop or resize that. If it is about the prompt, correct it in the adapter "
                 f"{self._spec.name!r}: a literal template needs {{images}}."
             ) from error
-        return on_device({key: value for key, value in encoded.items() if isinstance(value, Tensor)}, self._model)
+        device = self._model.device
+        return {  # pixels stay where they are: most questions need them no more
+            key: value if value.is_floating_point() else value.to(device)
+            for key, value in encoded.items()
+            if isinstance(value, Tensor)
+        }
 
     def _one_span_per_image(
         self, ids: Tensor, inputs: dict[str, Tensor], count: int

@@ -201,7 +201,8 @@ class Reading:
     def _outer_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The whole prompt as the whole model takes it."""
         inputs = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids)}
-        return {**inputs, **prompt.extras, **prompt.vision, **self.lens.generator.last_logits_only}
+        vision = on_device(prompt.vision, self.lens.model)
+        return {**inputs, **prompt.extras, **vision, **self.lens.generator.last_logits_only}
 
     def _prompt(self, question: str) -> Prompt:
         prompt = self.lens.prompter.prompt(self._prepared, question)
