@@ -1,10 +1,18 @@
-"""Where the bundled models are: one folder each, as `from_pretrained` wants it."""
+"""Where the bundled models are: one folder each, as `from_pretrained` wants it, with a checksum of its weights."""
 
+import hashlib
+import json
 import pathlib
 
 from attnlens.errors import AttnLensError
 
+WEIGHTS = "model.safetensors"
+CHECKSUM = "checksum.json"
+
 _MODELS = pathlib.Path(__file__).parent / "models"
+_AGAIN = (
+    "Install attnlens again (pip install --force-reinstall --no-deps attnlens), or check out its models folder again."
+)
 
 
 def names() -> list[str]:
@@ -13,13 +21,41 @@ def names() -> list[str]:
 
 
 def path(name: str) -> pathlib.Path:
-    """The folder of a bundled model.
+    """The folder of a bundled model, whose weights are there and are those that were packaged.
 
     >>> path("llava").name
     'llava'
 
-    Raises AttnLensError, with the names there are, when there is no such model.
+    Raises AttnLensError when there is no such model (with the names there are), and when its weights are missing or
+    are not what they were.
     """
     if name not in names():
         raise AttnLensError(f"no pocket model is named {name!r}; there is {', '.join(names()) or 'none'}")
+    check(_MODELS / name)
     return _MODELS / name
+
+
+def check(folder: pathlib.Path) -> None:
+    """Compare the weights of a bundled model's folder with their checksum. Raises AttnLensError."""
+    weights, noted = folder / WEIGHTS, folder / CHECKSUM
+    if not weights.is_file() or not noted.is_file():
+        missing = weights if not weights.is_file() else noted
+        raise AttnLensError(f"The pocket model {folder.name!r} lacks {missing.name}. {_AGAIN}")
+    expected = json.loads(noted.read_text(encoding="utf-8"))["sha256"]
+    seen = _sha256(weights)
+    if seen != expected:
+        raise AttnLensError(
+            f"The weights of the pocket model {folder.name!r} are damaged: {weights.name} has "
+            f"{weights.stat().st_size:,} bytes and sha256 {seen[:12]}..., expected {expected[:12]}... {_AGAIN}"
+        )
+
+
+def seal(folder: pathlib.Path) -> None:
+    """Note the checksum of the weights in a model's folder."""
+    noted = {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)}
+    (folder / CHECKSUM).write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,100 +1,115 @@
-"""Small-detail scenes: coloured signs, each with one digit, on a texture or a photograph, and a question about one of
-them.
+"""Small-detail scenes: coloured signs, each with one digit, on a texture or a photograph, and a question about them.
 
-A scene is made from its seed alone, so it never has to be stored, and it comes with the box of the sign that was asked
-about.
+A scene is made from its seed alone, so it never has to be stored, and it comes with the box of what was asked about.
 The training, validation and test splits draw from separate random streams and from separate backgrounds: disjoint
-regions of
-the photographs, disjoint pairs of hue and scale of the textures (`Background.variant`).
+regions of the photographs, disjoint pairs of hue and scale of the textures (`Background.variant`).
 
 >>> scene(seed=7, target_area=0.004).image.size
 (400, 400)
+>>> sized(seed=7, bin_name="small", task="colour").question
+'What colour is the sign that says 5?'
 """
 
-import colorsys
-import dataclasses
 import functools
-import pathlib
+import math
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from attnlens.errors import AttnLensError
+from attnlens.pocket import scenery, signs
+from attnlens.pocket.scenery import SPLITS, Background
+from attnlens.pocket.signs import COLOURS, Box, Sign
 
-COLOURS = {
-    "red": (215, 25, 30),
-    "orange": (255, 125, 0),
-    "yellow": (255, 222, 30),
-    "green": (20, 145, 55),
-    "cyan": (40, 205, 225),
-    "blue": (25, 60, 215),
-    "purple": (120, 35, 160),
-    "pink": (255, 130, 195),
+
+@dataclass(frozen=True)
+class Bin:
+    """A size of target and of image."""
+
+    area: tuple[float, float]
+    """Relative area of the target, from and below."""
+    side: tuple[float, float]
+    """Square root of the image's area, in pixels: from and to."""
+
+
+BINS = {
+    "small": Bin((0.0005, 0.005), (300, 900)),
+    "medium": Bin((0.005, 0.05), (300, 900)),
+    "large": Bin((0.05, 0.2), (300, 900)),
+    "high": Bin((0.0005, 0.005), (1100, 1800)),
 }
-"""Names of the sign colours and their RGB values; no two signs of a scene share one."""
+"""The sizes of the ViCrop paper (< .005, < .05, the rest of the area), and small targets in large images, as in V*."""
 
-DARK_INK = {"orange", "yellow", "cyan", "pink"}
-TEXTURES = ("stripes", "checks", "dots", "clouds", "bricks")
-PHOTOGRAPHS = ("astronaut", "cat", "coffee")
-KINDS = TEXTURES + PHOTOGRAPHS
+TASKS = ("read", "colour", "exists", "larger", "left", "describe")
+"""Kinds of question."""
 
-BINS = {"small": (0.001, 0.005), "medium": (0.005, 0.05), "large": (0.05, 0.13)}
-"""Relative area of the target, as drawn; the bins of the ViCrop paper are < 0.005, < 0.05 and the rest."""
-
-SPLITS = ("train", "validation", "test")
+ASPECTS = (0.5, 2.0)
+EDGES = (256, 2048)
+"""The shortest and the longest edge of a `sized` scene, in pixels."""
+LEAST_SIDE = 14
+"""Pixels: a target with a smaller side could not be read in the original image either."""
 SIDES = (0.03, 0.36)
-"""Smallest and largest side of a sign, relative to the side of the image."""
+"""Smallest and largest side of the other signs, relative to the square root of the image's area."""
 
 QUESTION = "What is written on the {colour} sign?"
+COLOUR_QUESTION = "What colour is the sign that says {digit}?"
+EXISTS_QUESTION = "Is there a {colour} sign in the image?"
+LARGER_QUESTION = "Which sign is larger, the {one} one or the {other} one?"
+LEFT_QUESTION = "Which sign is further left, the {one} one or the {other} one?"
 GENERIC = "Write a general description of the image."
 
-HUES = 24
-SCALES = 8
-# Of the residues of hue + scale, modulo 8, which belong to a split; and of a photograph's width, which part.
-_RESIDUES = {"train": (0, 1, 2, 3, 4), "validation": (5,), "test": (6, 7)}
-_REGIONS = {"train": (0.0, 0.55), "validation": (0.55, 0.70), "test": (0.70, 1.0)}
+DESCRIPTIONS = {
+    "astronaut": "a photograph of an astronaut",
+    "cat": "a photograph of a cat",
+    "coffee": "a photograph of a cup of coffee",
+    **{kind: f"a pattern of {kind}" for kind in scenery.TEXTURES},
+}
+"""What the generic prompt is answered with, by kind of background."""
 
-Box = tuple[int, int, int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sign:
-    """One sign: its colour's name, its digit, and its box (x1, y1, x2, y2), half-open, in original pixels."""
-
-    colour: str
-    digit: str
-    box: Box
+LARGER, FURTHER = 1.3, 0.08
+"""How much larger (a ratio of sides), and further left (in widths of the image), one sign is than the other."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Background:
-    """What is behind the signs.
+@dataclass(frozen=True)
+class Scene:
+    """A question about an image, its right answers, and where in the image the answer is to be seen.
 
-    `variant` is what no two splits share: (hue, scale) of a texture, the box (x1, y1, x2, y2) in a photograph's own
-    pixels.
+    `labels`: all right answers. `box`: (x1, y1, x2, y2) in original pixels of the sign that is asked about, or of what
+    holds both signs that are compared; None where there is no such place. The image is painted when it is first asked
+    for.
     """
 
-    kind: str
-    variant: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """An image, a question about one of its signs, the right answer (one digit), and that sign's box in original
-    pixels."""
-
-    image: Image.Image
     question: str
-    answer: str
-    box: Box
+    labels: tuple[str, ...]
+    box: Box | None
     signs: tuple[Sign, ...]
     background: Background
+    task: str
+    size: tuple[int, int]
+    """(width, height) of the image, in pixels."""
+    stream: tuple[int, ...]
+    """What the random numbers of the painting start from."""
 
     @property
-    def target_area(self) -> float:
+    def answer(self) -> str:
+        return self.labels[0]
+
+    @property
+    def target_area(self) -> float | None:
         """Area of the target's box over the area of the image."""
+        if self.box is None:
+            return None
         x1, y1, x2, y2 = self.box
-        return (x2 - x1) * (y2 - y1) / (self.image.width * self.image.height)
+        return (x2 - x1) * (y2 - y1) / (self.size[0] * self.size[1])
+
+    @functools.cached_property
+    def image(self) -> Image.Image:
+        rng = np.random.default_rng([*self.stream, 1])
+        canvas = scenery.render(rng, self.background, self.size)
+        for sign in self.signs:
+            signs.paint(canvas, sign, rng)
+        return Image.fromarray(canvas)
 
 
 def scene(
@@ -102,171 +117,105 @@ def scene(
     target_area: float | None = None,
     *,
     split: str = "test",
-    size: int = 400,
-    sides: tuple[float, float] = SIDES,
+    size: int | tuple[int, int] = 400,
+    task: str = "read",
 ) -> Scene:
-    """The scene number `seed` of a split, `size` x `size` pixels.
+    """The scene number `seed` of a split, `size` pixels: (width, height), or the side of a square.
 
-    `target_area` is the relative area of the box of the sign that is asked about; without it, its side is drawn like
-    that of
-    the other signs, log-uniformly between `sides` (relative to `size`).
+    `target_area` is the relative area of the sign that is asked about (of one of the two that are compared); without
+    it, its side is drawn like that of the other signs, log-uniformly. Raises AttnLensError for what it cannot draw.
     """
-    if split not in SPLITS:
-        raise AttnLensError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    _check(split, task)
     if target_area is not None and not 0 < target_area <= 0.5:
         raise AttnLensError(f"target_area must be in (0, 0.5], not {target_area!r}")
-    rng = np.random.default_rng([SPLITS.index(split), seed])
-    background = draw_background(rng, split)
-    canvas = render_background(rng, background, size)
-    count = int(rng.integers(2, 6))
-    lengths = np.exp(rng.uniform(np.log(sides[0]), np.log(sides[1]), size=count)) * size
-    if target_area is not None:
-        lengths[0] = size * target_area**0.5
-    signs = populate(rng, canvas, lengths)
-    target = signs[0]
-    question = QUESTION.format(colour=target.colour)
-    return Scene(Image.fromarray(canvas), question, target.digit, target.box, signs, background)
+    width, height = (size, size) if isinstance(size, int) else size
+    if min(width, height) < 32:
+        raise AttnLensError(f"size must be at least 32 px on both edges, not {width} x {height}")
+    return _scene((SPLITS.index(split), seed, TASKS.index(task)), target_area, (width, height), split, task)
 
 
-def sized(seed: int, bin_name: str, *, split: str = "test", size: int = 400) -> Scene:
-    """The scene number `seed` of a split with a target of that size: `small`, `medium` or `large` (see `BINS`)."""
+def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") -> Scene:
+    """The scene number `seed` of a split with a target of that size, `small`, `medium`, `large` or `high` (see `BINS`).
+
+    These are the scenes of the small-detail benchmark: rectangles of 256 to 2048 pixels, the target's area drawn
+    log-uniformly in its bin. `task` says what is asked (`TASKS`).
+    """
+    _check(split, task)
     if bin_name not in BINS:
         raise AttnLensError(f"bin must be one of {', '.join(BINS)}, not {bin_name!r}")
-    low, high = BINS[bin_name]
-    rng = np.random.default_rng([SPLITS.index(split), seed, list(BINS).index(bin_name)])
-    # Whole pixels: the smallest and the largest side that stay inside the bin.
-    least, most = int(np.ceil(size * low**0.5)), int(np.floor(size * high**0.5 - 1e-9))
-    side = int(np.clip(round(size * rng.uniform(low, high) ** 0.5), least, most))
-    return scene(seed, (side / size) ** 2, split=split, size=size)
-
-
-def populate(rng: np.random.Generator, canvas: np.ndarray, lengths: np.ndarray) -> tuple[Sign, ...]:
-    """Paint signs of those sides (pixels), the first one first, at random into `canvas` (uint8 [size, size, 3])."""
-    boxes = place(rng, [max(4, round(length)) for length in lengths], canvas.shape[0])
-    names = rng.permutation(list(COLOURS))
-    signs = tuple(Sign(str(name), str(rng.integers(10)), box) for name, box in zip(names, boxes, strict=False))
-    for sign in signs:
-        paint(canvas, sign, rng)
-    return signs
-
-
-def place(rng: np.random.Generator, lengths: list[int], size: int, tries: int = 200) -> list[Box]:
-    """Boxes of squares of those sides that do not touch, at random, in order; a square that finds no room is left
-    out."""
-    boxes: list[Box] = []
-    for length in lengths:
-        if length > size:
-            continue
-        corners = rng.integers(0, size - length + 1, size=(tries, 2))
-        free = np.ones(tries, bool)
-        for x1, y1, x2, y2 in boxes:
-            apart_x = (corners[:, 0] > x2) | (corners[:, 0] + length < x1)
-            apart_y = (corners[:, 1] > y2) | (corners[:, 1] + length < y1)
-            free &= apart_x | apart_y
-        if free.any():
-            x, y = (int(value) for value in corners[np.argmax(free)])
-            boxes.append((x, y, x + length, y + length))
-    return boxes
-
-
-def paint(canvas: np.ndarray, sign: Sign, rng: np.random.Generator) -> None:
-    """Draw a sign into `canvas` (uint8 [rows, cols, 3]), with a little random shade."""
-    x1, y1, x2, y2 = sign.box
-    plate, glyph = plate_mask(x2 - x1), glyph_mask(x2 - x1, sign.digit)
-    colour = np.clip(np.array(COLOURS[sign.colour]) + rng.integers(-14, 15, size=3), 0, 255).astype(np.float32)
-    ink = np.float32(15 if sign.colour in DARK_INK else 250)
-    face = colour + glyph[..., None] * (ink - colour)
-    under = canvas[y1:y2, x1:x2]
-    canvas[y1:y2, x1:x2] = (under + plate[..., None] * (face - under)).round().astype(np.uint8)
-
-
-@functools.cache
-def plate_mask(side: int) -> np.ndarray:
-    """How much of each pixel a sign of that side covers: a square with rounded corners, float32 [side, side]."""
-    big = Image.new("L", (side * 4, side * 4))
-    ImageDraw.Draw(big).rounded_rectangle((0, 0, side * 4 - 1, side * 4 - 1), radius=side * 0.6, fill=255)
-    return np.asarray(big.resize((side, side), Image.Resampling.BOX), np.float32) / 255
-
-
-@functools.cache
-def glyph_mask(side: int, digit: str) -> np.ndarray:
-    """How much ink each pixel of a sign carries, the digit centred on it, float32 [side, side]."""
-    big = Image.new("L", (side * 4, side * 4))
-    font = ImageFont.load_default(side * 4 * 1.08)
-    draw = ImageDraw.Draw(big)
-    left, top, right, bottom = draw.textbbox((0, 0), digit, font=font)
-    draw.text(
-        (side * 2 - (left + right) / 2, side * 2 - (top + bottom) / 2),
-        digit,
-        fill=255,
-        font=font,
-        stroke_width=side * 0.1,
+    chosen = BINS[bin_name]
+    stream = (SPLITS.index(split), seed, TASKS.index(task), 1 + list(BINS).index(bin_name))
+    rng = np.random.default_rng([*stream, 2])
+    low, high = chosen.area
+    area = math.exp(rng.uniform(math.log(low), math.log(high)))
+    least = max(chosen.side[0], LEAST_SIDE / area**0.5)
+    across = math.exp(rng.uniform(math.log(least), math.log(chosen.side[1])))
+    aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
+    width, height = (int(np.clip(round(edge), *EDGES)) for edge in (across * aspect**0.5, across / aspect**0.5))
+    # Whole pixels: the nearest side that stays inside the bin.
+    pixels = width * height
+    side = int(
+        np.clip(round((area * pixels) ** 0.5), math.ceil((low * pixels) ** 0.5), math.ceil((high * pixels) ** 0.5) - 1)
     )
-    return np.asarray(big.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+    return _scene(stream, side**2 / pixels, (width, height), split, task)
 
 
-def draw_background(rng: np.random.Generator, split: str) -> Background:
-    """A background of that split; each of `KINDS` is equally likely."""
-    kind = str(rng.choice(KINDS))
-    if kind in TEXTURES:
-        hue = int(rng.integers(HUES))
-        residue = int(rng.choice(_RESIDUES[split]))
-        return Background(kind, (hue, (residue - hue) % SCALES))
-    height, width, _ = photograph(kind).shape
-    first, last = (round(edge * width) for edge in _REGIONS[split])
-    side = int(rng.integers(round(0.6 * min(last - first, height)), min(last - first, height) + 1))
-    x, y = int(rng.integers(first, last - side + 1)), int(rng.integers(0, height - side + 1))
-    return Background(kind, (x, y, x + side, y + side))
+def _check(split: str, task: str) -> None:
+    if split not in SPLITS:
+        raise AttnLensError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if task not in TASKS:
+        raise AttnLensError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
 
 
-def render_background(rng: np.random.Generator, background: Background, size: int) -> np.ndarray:
-    """Its pixels, uint8 [size, size, 3]."""
-    if background.kind in TEXTURES:
-        return _texture(rng, background, size)
-    x1, y1, x2, y2 = background.variant
-    part = Image.fromarray(photograph(background.kind)[y1:y2, x1:x2])
-    if rng.random() < 0.5:
-        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = np.asarray(part.resize((size, size), Image.Resampling.BICUBIC), np.float32)
-    return np.clip(pixels * rng.uniform(0.7, 1.15), 0, 255).astype(np.uint8)
+def _scene(stream: tuple[int, ...], target_area: float | None, size: tuple[int, int], split: str, task: str) -> Scene:
+    rng = np.random.default_rng([*stream, 0])
+    background = scenery.draw(rng, split, size[0] / size[1])
+    unit = (size[0] * size[1]) ** 0.5
+    while True:  # until the signs allow the question; a few draws at most
+        count = int(rng.integers(2, 6))
+        lengths = np.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1]), size=count)) * unit
+        if target_area is not None:
+            lengths[0] = unit * target_area**0.5
+        shown = signs.draw(rng, lengths, size)
+        asked = ask(rng, task, shown, background, size)
+        if asked is not None:
+            question, labels, box = asked
+            return Scene(question, labels, box, shown, background, task, size, stream)
 
 
-@functools.cache
-def photograph(kind: str) -> np.ndarray:
-    """A photograph of the package (see backgrounds/LICENCES.md), uint8 [rows, cols, 3]."""
-    with Image.open(pathlib.Path(__file__).parent / "backgrounds" / f"{kind}.jpg") as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _texture(rng: np.random.Generator, background: Background, size: int) -> np.ndarray:
-    """Two muted shades of a hue, mixed by a pattern whose period grows with the scale."""
-    hue, scale = background.variant
-    period = size * 0.03 * 1.35**scale
-    x, y = np.arange(size, dtype=np.float32)[None], np.arange(size, dtype=np.float32)[:, None]
-    x, y = x + rng.uniform(0, period), y + rng.uniform(0, period)
-    match background.kind:
-        case "stripes":
-            angle = rng.uniform(0, np.pi)
-            mix = 0.5 + 0.5 * np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period))
-        case "checks":
-            mix = ((x // period + y // period) % 2).astype(np.float32)
-        case "dots":
-            mix = ((x % period - period / 2) ** 2 + (y % period - period / 2) ** 2 < (0.3 * period) ** 2).astype(
-                np.float32
-            )
-        case "bricks":
-            row = y // (period / 2)
-            joint = (y % (period / 2) < 0.06 * period) | ((x + (row % 2) * period / 2) % period < 0.06 * period)
-            mix = joint.astype(np.float32)
-        case _:
-            cells = max(2, round(size / period))
-            mix = np.zeros((size, size), np.float32)
-            for octave in range(3):
-                noise = Image.fromarray(rng.random((cells << octave, cells << octave), np.float32))
-                mix += np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC)) * 0.5**octave / 1.75
-    shades = []
-    for value in rng.permutation([rng.uniform(0.25, 0.5), rng.uniform(0.55, 0.95)]):
-        shades.append(np.array(colorsys.hsv_to_rgb(hue / HUES, rng.uniform(0.05, 0.4), value), np.float32) * 255)
-    pixels = shades[0] + mix[..., None] * (shades[1] - shades[0])
-    pixels += rng.normal(0, 5, size=(size, size, 1)).astype(np.float32)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+def ask(
+    rng: np.random.Generator, task: str, shown: tuple[Sign, ...], background: Background, size: tuple[int, int]
+) -> tuple[str, tuple[str, ...], Box | None] | None:
+    """A question of that kind about the first sign (and the second), its answers and its box; None: no fair one."""
+    if not shown:
+        return None
+    first = shown[0]
+    match task:
+        case "read":
+            return QUESTION.format(colour=first.colour), (first.digit,), first.box
+        case "colour":
+            if any(sign.digit == first.digit for sign in shown[1:]):
+                return None
+            return COLOUR_QUESTION.format(digit=first.digit), (first.colour,), first.box
+        case "exists":
+            absent = [name for name in COLOURS if name not in {sign.colour for sign in shown}]
+            if rng.random() < 0.5:
+                return EXISTS_QUESTION.format(colour=first.colour), ("yes",), first.box
+            return EXISTS_QUESTION.format(colour=absent[rng.integers(len(absent))]), ("no",), None
+        case "describe":
+            return GENERIC, (DESCRIPTIONS[background.kind],), None
+    if len(shown) < 2:
+        return None
+    second = shown[1]
+    one, other = (str(name) for name in rng.permutation([first.colour, second.colour]))
+    x1, y1, x2, y2 = zip(first.box, second.box, strict=True)
+    both = (min(x1), min(y1), max(x2), max(y2))
+    if task == "larger":
+        if max(first.side, second.side) < LARGER * min(first.side, second.side):
+            return None
+        winner = max(first, second, key=lambda sign: sign.side)
+        return LARGER_QUESTION.format(one=one, other=other), (winner.colour,), both
+    if abs(first.centre[0] - second.centre[0]) < FURTHER * size[0]:
+        return None
+    winner = min(first, second, key=lambda sign: sign.centre[0])
+    return LEFT_QUESTION.format(one=one, other=other), (winner.colour,), both

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.pocket import scenes
+from attnlens.pocket import scenery, scenes, signs
 
 
 def test_a_seed_makes_the_same_scene_again():
@@ -34,7 +34,7 @@ def test_the_question_is_about_the_sign_in_the_box(seed):
     assert scene.answer.isdigit()
     x1, y1, x2, y2 = scene.box
     ring = np.asarray(scene.image, int)[y1:y2, x1:x2][1:-1, 1]
-    near = np.abs(ring - scenes.COLOURS[target.colour]).max(axis=1) <= 16
+    near = np.abs(ring - signs.COLOURS[target.colour]).max(axis=1) <= 16
     assert near[len(ring) // 4 : -len(ring) // 4].mean() > 0.8
 
 
@@ -62,22 +62,85 @@ def test_the_target_has_the_area_asked_for(area):
 
 @pytest.mark.parametrize("name", scenes.BINS)
 def test_sized_scenes_stay_in_their_bin(name):
-    low, high = scenes.BINS[name]
-    areas = [scenes.sized(seed, name).target_area for seed in range(40)]
-    assert all(low <= area < high for area in areas)
-    assert max(areas) - min(areas) > (high - low) / 2
+    chosen = scenes.BINS[name]
+    drawn = [scenes.sized(seed, name) for seed in range(60)]
+    low, high = chosen.area
+    assert all(low <= scene.target_area < high for scene in drawn)
+    assert max(scene.target_area for scene in drawn) > 2.5 * min(scene.target_area for scene in drawn)
+    sides = [(scene.size[0] * scene.size[1]) ** 0.5 for scene in drawn]
+    assert min(sides) > 0.99 * chosen.side[0] - 20
+    assert max(sides) < 1.01 * chosen.side[1] + 20
+
+
+def test_sized_scenes_are_rectangles_of_256_to_2048_pixels():
+    sizes = [scenes.sized(seed, name).size for seed in range(60) for name in scenes.BINS]
+    edges = {edge for size in sizes for edge in size}
+    assert min(edges) == 256
+    assert 1800 < max(edges) <= 2048
+    aspects = [width / height for width, height in sizes]
+    assert min(aspects) < 0.6
+    assert max(aspects) > 1.7
+
+
+@pytest.mark.parametrize("task", scenes.TASKS)
+@pytest.mark.parametrize("seed", range(15))
+def test_every_task_asks_what_the_signs_answer(task, seed):
+    scene = scenes.sized(seed, "medium", task=task)
+    by_colour = {sign.colour: sign for sign in scene.signs}
+    named = [name for name in signs.COLOURS if name in scene.question]
+    assert scene.answer == scene.labels[0]
+    match task:
+        case "read":
+            target = by_colour[named[0]]
+            assert (scene.answer, scene.box) == (target.digit, target.box)
+        case "colour":
+            target = by_colour[scene.answer]
+            assert scene.box == target.box
+            assert f"says {target.digit}?" in scene.question
+            assert [sign.digit for sign in scene.signs].count(target.digit) == 1
+        case "exists":
+            assert (scene.answer == "yes") == (named[0] in by_colour)
+            assert scene.box == (by_colour[named[0]].box if scene.answer == "yes" else None)
+        case "larger":
+            assert scene.answer == max(named, key=lambda name: by_colour[name].side)
+        case "left":
+            assert scene.answer == min(named, key=lambda name: by_colour[name].centre[0])
+        case "describe":
+            assert scene.box is None
+            assert scene.background.kind in scene.answer
+    if task in ("larger", "left"):
+        x1, y1, x2, y2 = scene.box
+        for name in named:
+            a1, b1, a2, b2 = by_colour[name].box
+            assert x1 <= a1 < a2 <= x2
+            assert y1 <= b1 < b2 <= y2
+
+
+def test_there_is_and_there_is_not_are_asked_about_equally_often():
+    answers = [scenes.sized(seed, "small", task="exists").answer for seed in range(200)]
+    assert 70 < answers.count("yes") < 130
+
+
+def test_a_scene_is_painted_only_when_its_image_is_asked_for():
+    scene = scenes.sized(0, "high")
+    assert "image" not in vars(scene)
+    assert scene.image.size == scene.size
+    assert scene.image is scene.image
 
 
 def test_backgrounds_of_two_splits_never_overlap():
     rng = np.random.default_rng(0)
-    drawn = {split: [scenes.draw_background(rng, split) for _ in range(600)] for split in scenes.SPLITS}
+    drawn = {
+        split: [scenery.draw(rng, split, aspect) for aspect in (0.5, 1.0, 2.0) for _ in range(300)]
+        for split in scenes.SPLITS
+    }
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        for kind in scenes.KINDS:
+        for kind in scenery.KINDS:
             first = {background.variant for background in drawn[one] if background.kind == kind}
             second = {background.variant for background in drawn[other] if background.kind == kind}
             assert first
             assert second
-            if kind in scenes.TEXTURES:
+            if kind in scenery.TEXTURES:
                 assert not first & second
             else:
                 assert max(box[2] for box in first) <= min(box[0] for box in second)
@@ -87,16 +150,22 @@ def test_every_background_can_be_rendered():
     rng = np.random.default_rng(0)
     kinds = set()
     for _ in range(60):
-        background = scenes.draw_background(rng, "test")
-        pixels = scenes.render_background(rng, background, 64)
-        assert pixels.shape == (64, 64, 3)
+        background = scenery.draw(rng, "test", 1.5)
+        pixels = scenery.render(rng, background, (96, 64))
+        assert pixels.shape == (64, 96, 3)
         assert pixels.dtype == np.uint8
         kinds.add(background.kind)
-    assert kinds == set(scenes.KINDS)
+    assert kinds == set(scenery.KINDS)
 
 
 @pytest.mark.parametrize(
-    "bad", [lambda: scenes.scene(0, split="exam"), lambda: scenes.scene(0, 1.5), lambda: scenes.sized(0, "tiny")]
+    "bad",
+    [
+        lambda: scenes.scene(0, split="exam"),
+        lambda: scenes.scene(0, 1.5),
+        lambda: scenes.sized(0, "tiny"),
+        lambda: scenes.scene(0, task="sing"),
+    ],
 )
 def test_bad_arguments_are_told_what_is_expected(bad):
     with pytest.raises(AttnLensError, match="must be"):

@@ -1,10 +1,14 @@
 """Muon for the hidden matrices, Adam for the rest: one optimiser pair, one cosine schedule with a short warm-up."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+
+HIDDEN = re.compile(r"(layers?|blocks)\.\d")
+"""In the names of the parameters of a transformer's layers."""
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -56,7 +60,7 @@ class Pair:
         for module in modules:
             for name, p in module.named_parameters():
                 if p.requires_grad:
-                    (hidden if p.ndim == 2 and "layers." in name else rest).append(p)
+                    (hidden if p.ndim == 2 and HIDDEN.search(name) else rest).append(p)
         self.parameters = hidden + rest
         self.optimisers = [Muon(hidden, muon, weight_decay=0.05), torch.optim.Adam(rest, adam, betas=(0.9, 0.98))]
         self.rates = (muon, adam)

@@ -1,21 +1,29 @@
-"""The folder that `from_pretrained` loads: float16 weights, configuration, tokenizer, image processor, chat
-template."""
+"""The folder that `from_pretrained` loads: float16 weights, configuration, tokenizer, processor, chat template."""
 
 import json
 import pathlib
+from typing import Any
 
-import torch
 from transformers import (
-    CLIPImageProcessor,
+    BlipImageProcessorPil,
     GenerationConfig,
-    LlavaForConditionalGeneration,
+    InstructBlipProcessor,
+    LlavaImageProcessorPil,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessorPil,
 )
 
-from attnlens.pocket.train import sheets, tower
+from attnlens.lens.processors import image_only
+from attnlens.pocket import library
+from attnlens.pocket.train import instructblip, towers
+from attnlens.pocket.train.families import SYSTEM
+from attnlens.pocket.train.sheets import PATCH
 
-CHAT_TEMPLATE = (
+LLAVA_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
     "{# Render all images first #}"
@@ -33,47 +41,82 @@ CHAT_TEMPLATE = (
 )
 """The template of llava-1.5-hf."""
 
+QWEN_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    f"{{{{ '<|im_start|>system\\n{SYSTEM}<|im_end|>\\n' }}}}{{% endif %}}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The template of Qwen2.5-VL, for images."""
 
-def save(llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: pathlib.Path) -> None:
+QWEN_PIXELS = (112 * 112, 128 * 128)
+"""The fewest and the most pixels that Qwen's processor makes of an image."""
+
+
+def save(model: PreTrainedModel, processor: ProcessorMixin, out: pathlib.Path) -> None:
     """Write the model folder. The configuration says float32, so that loading turns the stored float16 back into it."""
-    text = llava.config.text_config
-    llava.generation_config = GenerationConfig(
+    tokenizer = processor.tokenizer
+    model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=20,
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    halves = {name: value.half().contiguous() for name, value in llava.state_dict().items()}
-    llava.save_pretrained(out, state_dict=halves)
+    halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=halves)
     path = out / "config.json"
-    config = json.loads(path.read_text())
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (out / "model.safetensors").chmod(0o644)
-    processor(tokenizer).save_pretrained(out)
+    path.write_text(json.dumps(_in_float32(json.loads(path.read_text())), indent=2, sort_keys=True) + "\n")
+    (out / library.WEIGHTS).chmod(0o644)
+    processor.save_pretrained(out)
+    library.seal(out)
 
 
-def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """CLIP's image processor, as llava-1.5-hf has it, at the tower's input side."""
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": sheets.SIDE},
-        crop_size={"height": sheets.SIDE, "width": sheets.SIDE},
-        image_mean=list(tower.MEAN),
-        image_std=list(tower.STD),
+def _in_float32(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with every part's dtype float32."""
+    parts = {key: _in_float32(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return {**parts, "dtype": "float32"} if "dtype" in parts else parts
+
+
+def llava(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """LLaVA's image processor, which pads an image to a square first, at the tower's input side."""
+    images = LlavaImageProcessorPil(
+        do_pad=True,
+        size={"shortest_edge": towers.SIDE},
+        crop_size={"height": towers.SIDE, "width": towers.SIDE},
+        image_mean=list(towers.MEAN),
+        image_std=list(towers.STD),
     )
     return LlavaProcessor(
-        image_processor=image_processor,
+        image_processor=images,
         tokenizer=tokenizer,
-        patch_size=sheets.PATCH,
+        patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=LLAVA_TEMPLATE,
     )
 
 
-def transplant(trained: "tower.Tower", llava: LlavaForConditionalGeneration) -> None:
-    """Put the trained tower into the model."""
-    with torch.no_grad():
-        llava.model.vision_tower.load_state_dict(trained.clip.state_dict())
+def blip(tokenizer: PreTrainedTokenizerFast, reader: PreTrainedTokenizerFast) -> InstructBlipProcessor:
+    """InstructBLIP's image processor, which stretches an image to a square; `reader` is the Q-Former's tokenizer."""
+    images = BlipImageProcessorPil(
+        size={"height": towers.SIDE, "width": towers.SIDE}, image_mean=list(towers.MEAN), image_std=list(towers.STD)
+    )
+    return InstructBlipProcessor(images, tokenizer, reader, num_query_tokens=instructblip.QUERIES)
+
+
+def qwen(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
+    """Qwen2.5-VL's image processor, which keeps the aspect ratio, within a budget of pixels."""
+    least, most = QWEN_PIXELS
+    images = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": least, "longest_edge": most},
+        patch_size=PATCH,
+        merge_size=2,
+        temporal_patch_size=2,
+        image_mean=list(towers.MEAN),
+        image_std=list(towers.STD),
+    )
+    return image_only(Qwen2_5_VLProcessor)(image_processor=images, tokenizer=tokenizer, chat_template=QWEN_TEMPLATE)

@@ -1,112 +1,195 @@
 """Scenes for the language model: each seen whole, and through windows that often, but not always, hold one sign."""
 
-import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.progress import Progress
 
-from attnlens.pocket import scenes
-from attnlens.pocket.train import sheets, tower
+from attnlens.pocket import scenery, signs
+from attnlens.pocket.train import towers
+from attnlens.pocket.train.sheets import PATCH, Size, Window
 
-SIZE = 400
 WINDOWS = 3
+SIDES = (300.0, 700.0)
+"""Square root of a scene's area, in pixels: from and to."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class Bucket:
+    """Scenes that the model sees in one size, whole and through a crop; `aspects`: what their width / height may be."""
+
+    whole: Size
+    crop: Size
+    aspects: tuple[float, float]
+    square: bool = False
+    """Whether the processor pads the whole to a square, as LLaVA's does."""
+
+
+BUCKETS = {
+    "llava": (Bucket((80, 80), (80, 80), (0.5, 2.0), square=True),),
+    "instructblip": (Bucket((80, 80), (80, 80), (0.5, 2.0)),),
+    "qwen2_5_vl": (
+        Bucket((128, 128), (112, 112), (0.88, 1.14)),
+        Bucket((144, 112), (128, 128), (1.14, 1.45)),
+        Bucket((160, 96), (112, 112), (1.45, 1.8)),
+        Bucket((176, 80), (128, 128), (1.8, 2.0)),
+        Bucket((112, 144), (128, 128), (0.69, 0.88)),
+        Bucket((96, 160), (112, 112), (0.55, 0.69)),
+        Bucket((80, 176), (128, 128), (0.5, 0.55)),
+    ),
+}
+"""What each model's processor makes of an image."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of the scene and the size in which the model gets it."""
+
+    window: Window
+    size: Size
+
+    def legible(self, sign: signs.Sign) -> tuple[float, float]:
+        """The shorter side of the sign in input pixels, and how much of the sign is inside."""
+        x1, y1, x2, y2 = self.window
+        a1, b1, a2, b2 = sign.box
+        inside = max(0, min(a2, x2) - max(a1, x1)) * max(0, min(b2, y2) - max(b1, y1))
+        return sign.side * min(self.size[0] / (x2 - x1), self.size[1] / (y2 - y1)), inside / sign.side**2
+
+
+@dataclass(frozen=True)
 class Item:
-    """A scene: its kind of background, its signs, and where its views lie (x1, y1, x2, y2); the first view is the
-    whole image.
+    """A scene: its kind of background, its size, its signs, and its views, the first of which is the whole image.
 
     `focus` is the index of the sign that the windows are about; `plain` says that every sign can be read in the whole
     image.
     """
 
     kind: str
-    signs: tuple[scenes.Sign, ...]
-    views: tuple[tuple[int, int, int, int], ...]
+    size: tuple[int, int]
+    signs: tuple[signs.Sign, ...]
+    views: tuple[View, ...]
     focus: int
     plain: bool
 
 
-def draw(rng: np.random.Generator, backgrounds: list[tuple[str, np.ndarray]]) -> tuple[Item, np.ndarray]:
-    """A scene, and its views as the model gets them, uint8 [1 + WINDOWS, 80, 80, 3]."""
+@dataclass(frozen=True)
+class Pool:
+    """The items of a bucket, and what the tower sees of their views, float16 [items, 1 + WINDOWS, tokens, width].
+
+    Views of two sizes are padded to the larger number of tokens, of which the `leading` ones are no patches.
+    """
+
+    bucket: Bucket
+    items: list[Item]
+    features: torch.Tensor
+    leading: int
+
+    def seen(self, chosen: np.ndarray | torch.Tensor, views: int | torch.Tensor) -> torch.Tensor:
+        """One view each of the chosen items, float32 [chosen, tokens, 128]."""
+        width, height = self.bucket.whole if isinstance(views, int) and views == 0 else self.bucket.crop
+        return self.features[chosen, views, : self.leading + width * height // PATCH**2].float()
+
+
+def draw(
+    rng: np.random.Generator, backgrounds: list[tuple[str, np.ndarray]], bucket: Bucket
+) -> tuple[Item, list[np.ndarray]]:
+    """A scene, and its views as the model gets them, uint8 [height, width, 3] each."""
     kind, ground = backgrounds[rng.integers(len(backgrounds))]
     canvas = (ground[:, ::-1] if rng.random() < 0.5 else ground).copy()
+    size = (canvas.shape[1], canvas.shape[0])
+    unit = (size[0] * size[1]) ** 0.5
     count = int(rng.integers(2, 6))
     plain = bool(rng.random() < 0.5)
-    lengths = np.exp(rng.uniform(*np.log((0.12, 0.36) if plain else scenes.SIDES), size=count))
+    lengths = np.exp(rng.uniform(*np.log((0.13, 0.42) if plain else (0.03, 0.36)), size=count)) * unit
     if not plain:
-        lengths[0] = rng.uniform(0.03, 0.09)
-    signs = scenes.populate(rng, canvas, lengths * SIZE)
-    focus = int(rng.integers(len(signs))) if plain else 0
-    views = ((0, 0, SIZE, SIZE), *(window(rng, signs, focus) for _ in range(WINDOWS)))
+        lengths[0] = max(14.0, np.exp(rng.uniform(*np.log((0.022, 0.1)))) * unit)
+    shown = signs.draw(rng, lengths, size)
+    for sign in shown:
+        signs.paint(canvas, sign, rng)
+    focus = int(rng.integers(len(shown))) if plain else 0
+    views = (
+        View(whole(size, bucket.square), bucket.whole),
+        *(View(window(rng, shown, focus, size), bucket.crop) for _ in range(WINDOWS)),
+    )
     image = Image.fromarray(canvas)
-    side = (sheets.SIDE, sheets.SIDE)
-    seen = [np.asarray(image.crop(view).resize(side, Image.Resampling.BICUBIC)) for view in views]
-    return Item(kind, signs, views, focus, plain), np.stack(seen)
+    return Item(kind, size, shown, views, focus, plain), [look(image, view) for view in views]
 
 
-def window(rng: np.random.Generator, signs: tuple[scenes.Sign, ...], focus: int) -> tuple[int, int, int, int]:
+def whole(size: tuple[int, int], square: bool) -> Window:
+    """All of an image, or the square around it."""
+    if not square:
+        return 0, 0, *size
+    side = max(size)
+    left, top = ((side - edge) // 2 for edge in size)
+    return -left, -top, side - left, side - top
+
+
+def look(image: Image.Image, view: View) -> np.ndarray:
+    """A view as the processors make it: padded with CLIP's mean, resized, uint8 [height, width, 3]."""
+    x1, y1, x2, y2 = (round(edge) for edge in view.window)
+    if x1 < 0 or y1 < 0:
+        padded = Image.new("RGB", (x2 - x1, y2 - y1), tuple(int(255 * value) for value in towers.MEAN))
+        padded.paste(image, (-x1, -y1))
+        return np.asarray(padded.resize(view.size, Image.Resampling.BICUBIC))
+    return np.asarray(image.crop((x1, y1, x2, y2)).resize(view.size, Image.Resampling.BICUBIC))
+
+
+def window(
+    rng: np.random.Generator, shown: tuple[signs.Sign, ...], focus: int, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
     """A square of the canvas, in whole pixels: around the sign `focus`, tight on it, a piece of it, around another
-    one, anywhere,
-    or all."""
+    one, anywhere, or as large as there is."""
     chance = rng.random()
-    if chance < 0.08:
-        return 0, 0, SIZE, SIZE
-    side = round(float(rng.uniform(80, 200)))
+    most = min(size)
+    side = most if chance < 0.08 else min(most, round(float(rng.uniform(80, 200))))
     if chance < 0.22:
-        x, y = rng.integers(0, SIZE - side + 1, size=2)
+        x, y = rng.integers(0, (size[0] - side + 1, size[1] - side + 1))
         return int(x), int(y), int(x) + side, int(y) + side
-    chosen = signs[focus] if chance < 0.92 else signs[rng.integers(len(signs))]
-    x1, y1, x2, y2 = chosen.box
-    slack = abs(side - (x2 - x1)) / 2 + 0.1 * (x2 - x1)
+    chosen = shown[focus] if chance < 0.92 else shown[rng.integers(len(shown))]
+    slack = abs(side - chosen.side) / 2 + 0.1 * chosen.side
     if chance < 0.40:
-        side = max(16, round((x2 - x1) * rng.uniform(1.0, 2.5)))
-        slack = (side - (x2 - x1)) / 2 + 0.1 * (x2 - x1)
-    elif x2 - x1 > 64 and chance < 0.75:
-        side = round(float(rng.uniform(80, 110)))
-        slack = (x2 - x1) / 2
-    x, y = (round(middle - side / 2 + rng.uniform(-slack, slack)) for middle in ((x1 + x2) / 2, (y1 + y2) / 2))
-    side = min(side, SIZE)
-    x, y = min(max(x, 0), SIZE - side), min(max(y, 0), SIZE - side)
+        side = max(16, round(chosen.side * rng.uniform(1.0, 2.5)))
+        slack = (side - chosen.side) / 2 + 0.1 * chosen.side
+    elif chosen.side > 64 and chance < 0.75:
+        slack = chosen.side / 2
+    side = min(side, most)
+    x, y = (round(middle - side / 2 + rng.uniform(-slack, slack)) for middle in chosen.centre)
+    x, y = (min(max(corner, 0), edge - side) for corner, edge in zip((x, y), size, strict=True))
     return x, y, x + side, y + side
 
 
+@torch.no_grad()
 def pool(
-    count: int, seed: int, progress: Progress, split: str = "train", grounds: int = 800
-) -> tuple[list[Item], torch.Tensor]:
-    """`count` scenes of a split and their views, uint8 [count, 1 + WINDOWS, 80, 80, 3]."""
-    rng = np.random.default_rng([seed, 2])
+    kind: str, vision: torch.nn.Module, bucket: Bucket, count: int, seed: int, progress: Progress, grounds: int = 300
+) -> Pool:
+    """`count` training scenes of a bucket and what the frozen tower sees of their views."""
+    rng = np.random.default_rng([seed, 2, *bucket.whole])
     backgrounds = []
     for _ in range(grounds):
-        background = scenes.draw_background(rng, split)
-        backgrounds.append((background.kind, scenes.render_background(rng, background, SIZE)))
-    items, pixels = [], torch.empty(count, 1 + WINDOWS, sheets.SIDE, sheets.SIDE, 3, dtype=torch.uint8)
+        aspect = float(np.exp(rng.uniform(*np.log(bucket.aspects))))
+        unit = float(np.exp(rng.uniform(*np.log(SIDES))))
+        size = (round(unit * aspect**0.5), round(unit / aspect**0.5))
+        background = scenery.draw(rng, "train", aspect)
+        backgrounds.append((background.kind, scenery.render(rng, background, size)))
+    tower = towers.KINDS[kind]
+    most = tower.leading + max(size[0] * size[1] for size in (bucket.whole, bucket.crop)) // PATCH**2
+    items: list[Item] = []
+    features = torch.zeros(count, 1 + WINDOWS, most, towers.WIDTH, dtype=torch.float16)
+    batch: list[list[np.ndarray]] = []
     for index in progress.track(range(count), description="scenes"):
-        item, seen = draw(rng, backgrounds)
+        item, seen = draw(rng, backgrounds, bucket)
         items.append(item)
-        pixels[index] = torch.from_numpy(seen)
-    return items, pixels
-
-
-@torch.no_grad()
-def embed(clip: torch.nn.Module, pixels: torch.Tensor, progress: Progress, batch: int = 64) -> torch.Tensor:
-    """The frozen tower's features of all views, float16 [count, views, 100, width]."""
-    run = torch.compile(tower.features)
-    count, views = pixels.shape[:2]
-    flat = pixels.flatten(0, 1)
-    out = torch.empty(count * views, sheets.CELLS**2, clip.config.hidden_size, dtype=torch.float16)
-    for start in progress.track(range(0, count * views, batch), description="features"):
-        part = flat[start : start + batch]
-        out[start : start + batch] = run(clip, tower.normalise(part)).half()
-    return out.unflatten(0, (count, views))
-
-
-def legible(sign: scenes.Sign, view: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Through that view: the side of the sign in input pixels, and how much of the sign is inside."""
-    x1, y1, x2, y2 = view
-    a1, b1, a2, b2 = sign.box
-    inside = max(0, min(a2, x2) - max(a1, x1)) * max(0, min(b2, y2) - max(b1, y1))
-    return (a2 - a1) * sheets.SIDE / (x2 - x1), inside / ((a2 - a1) * (b2 - b1))
+        batch.append(seen)
+        if len(batch) < 16 and index < count - 1:
+            continue
+        at = slice(index + 1 - len(batch), index + 1)
+        first = tower.see(vision, towers.normalise(torch.from_numpy(np.stack([views[0] for views in batch]))))
+        features[at, 0, : first.shape[1]] = first.half()
+        others = tower.see(
+            vision, towers.normalise(torch.from_numpy(np.stack([view for views in batch for view in views[1:]])))
+        )
+        features[at, 1:, : others.shape[1]] = others.unflatten(0, (len(batch), WINDOWS)).half()
+        batch = []
+    return Pool(bucket, items, features, tower.leading)

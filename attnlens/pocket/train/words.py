@@ -1,10 +1,10 @@
 """The vocabulary, the tokenizer, and what is asked and answered in training."""
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from attnlens.pocket import scenes
+from attnlens.pocket import scenes, signs
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 PUNCTUATION = tuple("\n.,:;?!'\"()[]{}<>/\\|@#$%^&*_-+=`~")
@@ -42,76 +42,90 @@ based according following briefly detailed short sentence sentences paragraph op
 visible clearly present absent exist exists information relevant possible likely there's don't doesn't isn't
 set wear wearing hold holding sit sitting stand standing walk walking run running eat eating drink drinking play playing ride riding
 work working live living move moving turn open close closed start end begin fall keep let put leave bring hear feel seem try
+further larger smaller helpful bigger wider nearer
 while until since though although however therefore also still even already yet almost rather quite
 """.split()
 
-ANSWERS = {
-    "astronaut": "a photograph of an astronaut",
-    "cat": "a photograph of a cat",
-    "coffee": "a photograph of a cup of coffee",
-    **{kind: f"a pattern of {kind}" for kind in scenes.TEXTURES},
+TEMPLATES = {
+    "read": (
+        scenes.QUESTION,
+        scenes.QUESTION,
+        "What is the number on the {colour} sign?",
+        "Which digit is on the {colour} sign?",
+        "What does the {colour} sign say?",
+        "Read the {colour} sign.",
+    ),
+    "colour": (
+        scenes.COLOUR_QUESTION,
+        scenes.COLOUR_QUESTION,
+        "What color is the sign that says {digit}?",
+        "Which colour has the sign with the number {digit}?",
+    ),
+    "exists": (
+        scenes.EXISTS_QUESTION,
+        "Is there a {colour} sign?",
+        "Can you see a {colour} sign in the image?",
+        "Is there a {colour} sign in the image? Answer yes or no.",
+    ),
+    "larger": (scenes.LARGER_QUESTION, "Which one is larger, the {one} sign or the {other} sign?"),
+    "left": (scenes.LEFT_QUESTION, "Which one is further left, the {one} sign or the {other} sign?"),
+    "describe": (scenes.GENERIC,),
 }
-"""What the generic prompt is answered with, by kind of background."""
+"""How each kind of question is put."""
 
-READ = (
-    scenes.QUESTION,
-    "What is written on the {colour} sign?",
-    "What is the number on the {colour} sign?",
-    "Which digit is on the {colour} sign?",
-    "What does the {colour} sign say?",
-    "Read the {colour} sign.",
-)
-EXISTS = (
-    "Is there a {colour} sign in the image?",
-    "Is there a {colour} sign?",
-    "Can you see a {colour} sign in the image?",
-    "Is there a {colour} sign in the image? Answer yes or no.",
-)
-LOCATE = ("Where is the {colour} sign?", "Where in the image is the {colour} sign?")
 SUFFIX = " Answer the question using a single word or phrase."
 
 
 def vocabulary() -> list[str]:
-    """Every token, in the order of its id."""
+    """Every ordinary token, in the order of its id."""
     digits = [str(digit) for digit in range(10)]
     letters = [chr(ord("a") + index) for index in range(26)]
     return list(
         dict.fromkeys(
-            [*SPECIAL, *digits, *scenes.COLOURS, *PUNCTUATION, *letters, *(word for word in PLAIN if "'" not in word)]
+            [*SPECIAL, *digits, *signs.COLOURS, *PUNCTUATION, *letters, *(word for word in PLAIN if "'" not in word)]
         )
     )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: lower case, every digit and punctuation mark by itself, unknown words are `<unk>`."""
+def tokenizer(*more: str, start: str | None = "<s>", end: str = "</s>", **roles: str) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer: lower case, every digit and punctuation mark by itself, unknown words are `<unk>`.
+
+    `more`: special tokens after all others. `start`: what it puts before a text. `end`: what ends an answer.
+    """
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary())}, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|[0-9]|[^\W\d_]+|[^\w\s]|_"), "removed", invert=True)
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", SPECIAL.index("<s>"))]
-    )
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in more])
+    if start is not None:
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", pair=f"{start} $A $B", special_tokens=[(start, core.token_to_id(start))]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token="<unk>",
         pad_token="<pad>",
         bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        extra_special_tokens={"image_token": "<image>"},
+        eos_token=end,
         model_max_length=2048,
         padding_side="left",
         clean_up_tokenization_spaces=True,
+        **roles,
     )
 
 
-def place_name(box: scenes.Box, size: int) -> str:
-    """Where a box lies in an image of `size` x `size` pixels: one of nine, such as "top left", "left", "middle"."""
-    x, y = (min(2, int((low + high) / 2 / size * 3)) for low, high in ((box[0], box[2]), (box[1], box[3])))
-    words = [("top", "", "bottom")[y], ("left", "", "right")[x]]
-    return " ".join(word for word in words if word) or "middle"
+def phrase(rng: np.random.Generator, task: str, **parts: str) -> str:
+    """A question of that kind about these, sometimes with LLaVA's suffix."""
+    templates = TEMPLATES[task]
+    text = templates[rng.integers(len(templates))].format(**parts)
+    return text + SUFFIX if task != "describe" and rng.random() < 0.1 else text
 
 
-def phrase(rng: np.random.Generator, templates: tuple[str, ...], colour: str) -> str:
-    """One of the templates about that colour, sometimes with LLaVA's suffix."""
-    text = templates[rng.integers(len(templates))].format(colour=colour)
-    return text + SUFFIX if rng.random() < 0.12 else text
+_encoded: dict[tuple[int, str], list[int]] = {}
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """The ids of a text, nothing put around it; remembered, since few texts come again and again."""
+    key = (id(tokenizer), text)
+    if key not in _encoded:
+        _encoded[key] = tokenizer.encode(text, add_special_tokens=False)
+    return _encoded[key]
