@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnlens import adapters, answers, boxes, maps, pocket, recipes, show
+    from attnlens import adapters, answers, attribution, boxes, evaluate, maps, pocket, recipes, show
     from attnlens.adapters import AdapterSpec
     from attnlens.errors import AttnLensError
     from attnlens.geometry import Box, Grid
@@ -38,7 +38,9 @@ __all__ = [
     "adapters",
     "answers",
     "ask",
+    "attribution",
     "boxes",
+    "evaluate",
     "load",
     "maps",
     "pocket",
@@ -56,7 +58,9 @@ _HOMES = {
     "ask": "attnlens.recipes",
     "load": "attnlens.lens",
 }
-_SUBMODULES = frozenset({"adapters", "answers", "boxes", "maps", "pocket", "recipes", "show"})
+_SUBMODULES = frozenset(
+    {"adapters", "answers", "attribution", "boxes", "evaluate", "maps", "pocket", "recipes", "show"}
+)
 
 
 def __getattr__(name: str) -> Any:

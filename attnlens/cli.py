@@ -1,4 +1,4 @@
-"""The commands: demo, ask, look, adapters, recipes.
+"""The commands: demo, ask, look, adapters, recipes; and, from modules of their own, reproduce, layers and data.
 
 Results go to standard output, everything else (progress, warnings, errors) to standard error. With --json, standard
 output is one JSON object. What is heavy is imported inside the commands, so that --help is instant.
@@ -19,7 +19,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import attnlens
+from attnlens.cli_data import app as data_app
 from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, short_path
+from attnlens.cli_reproduce import reproduce
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ adapters_app = typer.Typer(no_args_is_help=True, help="The YAML files that say h
 recipes_app = typer.Typer(no_args_is_help=True, help="The ways to look twice: which map, which search, which answer.")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(data_app, name="data")
+app.command()(reproduce)
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
 QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)]

@@ -113,7 +113,7 @@ class ImportanceMap:
         clipped = Box.from_any(box, self.grid.image_size)
         rows = overlaps(self.grid.y, clipped.y1, clipped.y2)
         cols = overlaps(self.grid.x, clipped.x1, clipped.x2)
-        return float(rows @ self.values.astype(np.float64) @ cols)
+        return float(_sums(self.values, rows, cols))
 
     def attention_ratio(self, box: Sequence[float]) -> float:
         """The sum inside `box` (original pixels) over the mean of the same sum at every position of an equal-size box.
@@ -123,13 +123,7 @@ class ImportanceMap:
         apart; cells that a box cuts count by the fraction of their area. Sums are float64. NaN when every position sums
         to zero, so that there is nothing to compare with, or when the map has cells that are not finite.
         """
-        clipped = Box.from_any(box, self.grid.image_size)
-        seen, (cell_width, cell_height) = self.grid.covered.clip(self.grid.image_size), self.grid.cell_size
-        # A box's sum is rows @ values @ cols, linear in both: the mean over positions needs only their mean weights.
-        rows = _mean_overlaps(self.grid.y, clipped.height, cell_height, seen.y1, seen.y2)
-        cols = _mean_overlaps(self.grid.x, clipped.width, cell_width, seen.x1, seen.x2)
-        mean = float(rows @ self.values.astype(np.float64) @ cols)
-        return self.inside(clipped) / mean if mean != 0 else math.nan
+        return float(box_ratios(self.values, self.grid, box))
 
     def to_pixels(self, smooth: bool = False) -> Floats:
         """float32 [height, width]: the map over the original image, 0 where the model saw nothing.
@@ -172,6 +166,25 @@ class ImportanceMap:
         if box is not None:
             _outline(overlaid, Box.from_any(box, picture.size).to_pixels(picture.size))
         return overlaid
+
+
+def box_ratios(values: Floats, grid: Grid, box: Sequence[float]) -> npt.NDArray[np.float64]:
+    """`ImportanceMap.attention_ratio` of many maps on one grid at once: [..., rows, cols] -> float64 [...]."""
+    clipped = Box.from_any(box, grid.image_size)
+    seen, (cell_width, cell_height) = grid.covered.clip(grid.image_size), grid.cell_size
+    # A box's sum is rows @ values @ cols, linear in both: the mean over positions needs only their mean weights.
+    inside = _sums(values, overlaps(grid.y, clipped.y1, clipped.y2), overlaps(grid.x, clipped.x1, clipped.x2))
+    rows = _mean_overlaps(grid.y, clipped.height, cell_height, seen.y1, seen.y2)
+    cols = _mean_overlaps(grid.x, clipped.width, cell_width, seen.x1, seen.x2)
+    mean = _sums(values, rows, cols)
+    with np.errstate(invalid="ignore"):
+        return np.divide(inside, mean, out=np.full_like(mean, math.nan), where=mean != 0)
+
+
+def _sums(values: Floats, rows: npt.NDArray[np.float64], cols: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """float64 [...]: the cells of [..., rows, cols], each weighted by its row and its column."""
+    with np.errstate(invalid="ignore"):  # infinity times a weight of zero is the NaN that tells of it
+        return np.asarray(rows @ values.astype(np.float64) @ cols)
 
 
 def _matrix(values: Any) -> Floats:

@@ -26,7 +26,10 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 SIZE = (400, 300)
 DEMO_KEYS = {"question", "expected", "first_answer", "answer", "box", "true_box", "cost", "picture"}
-COMMANDS = ["", "demo", "ask", "look", "adapters", "adapters list", "adapters show", "recipes", "recipes list"]
+COMMANDS = [
+    *("", "demo", "ask", "look", "reproduce"),
+    *("adapters", "adapters list", "adapters show", "recipes", "recipes list", "data", "data make", "data show"),
+]
 
 
 def a_map(size=SIZE) -> ImportanceMap:

@@ -1,7 +1,19 @@
 """Importance maps: a reading and a question in, an `ImportanceMap` out."""
 
-from attnlens.maps.attention import GENERIC_QUESTION, gradient_attention, relative_attention
+from attnlens.maps.attention import (
+    GENERIC_QUESTION,
+    gradient_attention,
+    relative_attention,
+    relative_attention_by_layer,
+)
 from attnlens.maps.pixels import input_gradient
 from attnlens.maps.tiled import tiled
 
-__all__ = ["GENERIC_QUESTION", "gradient_attention", "input_gradient", "relative_attention", "tiled"]
+__all__ = [
+    "GENERIC_QUESTION",
+    "gradient_attention",
+    "input_gradient",
+    "relative_attention",
+    "relative_attention_by_layer",
+    "tiled",
+]

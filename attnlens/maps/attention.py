@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlens.errors import AttnLensError
+from attnlens.geometry import Grid
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.lens.trace import Trace
@@ -44,16 +45,31 @@ def relative_attention(
     Deviation: the denominator has `EPSILON` times its own mean added; `variant="released"` divides plainly and
     appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant.
     """
-    check_variant(variant)
-    if variant == "released":
-        generic = generic + RELEASED_SUFFIX
-    reference = _attended(reading, reading.trace(generic), layer, connector_layer, image)
-    trace = reading.trace(question)  # second, so that an answer decodes on from this question's tail
-    attended = _attended(reading, trace, layer, connector_layer, image)
-    epsilon = EPSILON * float(reference.mean()) if variant == "paper" else 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = attended / (reference + epsilon)
-    return _on_grid(ratio, trace, image)
+    trace, reference = _question_and_generic(reading, question, generic, variant)
+    options = (layer, connector_layer, image)
+    values = _relative(_attended(reading, trace, *options), _attended(reading, reference, *options), variant)
+    return _on_grid(values, trace, image)
+
+
+def relative_attention_by_layer(
+    reading: Reading,
+    question: str,
+    *,
+    heads: bool = False,
+    generic: str = GENERIC_QUESTION,
+    variant: Variant = "paper",
+    image: int = 0,
+) -> tuple[Array, Grid]:
+    """A_rel at every pair of layers, from the same two traces as one map of `relative_attention`; and where it lies.
+
+    float32 [connector_layers, layers, rows, cols], connector_layers being 1 where the connector has no attention; with
+    `heads` [connector_layers, layers, heads, rows, cols], one for each head of the language model, the connector's
+    heads averaged. `layers` are those of `Trace.layers`. Other parameters and errors as in `relative_attention`.
+    """
+    trace, reference = _question_and_generic(reading, question, generic, variant)
+    values = _relative(_all_attended(trace, heads, image), _all_attended(reference, heads, image), variant)
+    grid = trace.grids[image]
+    return values.reshape(*values.shape[:-1], grid.rows, grid.cols), grid
 
 
 def gradient_attention(
@@ -81,8 +97,33 @@ def gradient_attention(
     return _on_grid(values, trace, image)
 
 
+def _question_and_generic(reading: Reading, question: str, generic: str, variant: Variant) -> tuple[Trace, Trace]:
+    check_variant(variant)
+    reference = reading.trace(generic + RELEASED_SUFFIX if variant == "released" else generic)
+    return reading.trace(question), reference  # the question second: an answer decodes on from its tail
+
+
+def _relative(attended: Array, reference: Array, variant: Variant) -> Array:
+    """The ratio of two [..., cells], which the paper's code takes plainly."""
+    mean = reference.mean(axis=-1, keepdims=True).astype(np.float64) if variant == "paper" else 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return attended / (reference + np.float32(EPSILON * mean))
+
+
 def _attended(reading: Reading, trace: Trace, layer: Layer, connector_layer: Layer, image: int) -> Array:
     return _carried(reading, trace, trace.attention, trace.connector_attention, layer, connector_layer, image)
+
+
+def _all_attended(trace: Trace, heads: bool, image: int) -> Array:
+    """[connector_layers, layers, cells] or [connector_layers, layers, heads, cells]: A_si of every pair of layers."""
+    span = _span(trace, image)
+    tokens = trace.attention[..., span]
+    if not heads:
+        tokens = tokens.mean(axis=1)
+    if trace.connector_attention is None:
+        return tokens[None]
+    patches = trace.connector_attention.mean(axis=1)[:, span]
+    return np.stack([tokens @ one for one in patches])
 
 
 def _carried(
@@ -95,14 +136,19 @@ def _carried(
     image: int,
 ) -> Array:
     """Head means at one layer pair, multiplied through: values of one image's tokens, or of its patches."""
-    if not 0 <= image < len(trace.spans):
-        raise AttnLensError(f"There is no image {image}: the reading holds {len(trace.spans)}, counted from 0.")
-    span = trace.spans[image]
+    span = _span(trace, image)
     tokens = _at(rows.mean(axis=1), reading.lens.layer(layer))[span]
     if connector is None:
         return tokens
     patches = _at(connector.mean(axis=1), reading.lens.connector_layer(connector_layer))[span]
     return tokens @ patches
+
+
+def _span(trace: Trace, image: int) -> slice:
+    """That image's part of the image tokens."""
+    if not 0 <= image < len(trace.spans):
+        raise AttnLensError(f"There is no image {image}: the reading holds {len(trace.spans)}, counted from 0.")
+    return trace.spans[image]
 
 
 def _at(values: Array, index: int | None) -> Array:

@@ -138,7 +138,7 @@ def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") 
     """The scene number `seed` of a split with a target of that size, `small`, `medium`, `large` or `high` (see `BINS`).
 
     These are the scenes of the small-detail benchmark: rectangles of 256 to 2048 pixels, the target's area drawn
-    log-uniformly in its bin. `task` says what is asked (`TASKS`).
+    uniformly from its bin. `task` says what is asked (`TASKS`).
     """
     _check(split, task)
     if bin_name not in BINS:
@@ -147,7 +147,7 @@ def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") 
     stream = (SPLITS.index(split), seed, TASKS.index(task), 1 + list(BINS).index(bin_name))
     rng = np.random.default_rng([*stream, 2])
     low, high = chosen.area
-    area = math.exp(rng.uniform(math.log(low), math.log(high)))
+    area = float(rng.uniform(low, high))
     least = max(chosen.side[0], LEAST_SIDE / area**0.5)
     across = math.exp(rng.uniform(math.log(least), math.log(chosen.side[1])))
     aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))

@@ -52,8 +52,8 @@ QWEN_TEMPLATE = (
 )
 """The template of Qwen2.5-VL, for images."""
 
-QWEN_PIXELS = (112 * 112, 128 * 128)
-"""The fewest and the most pixels that Qwen's processor makes of an image."""
+QWEN_PIXELS = (9216, 12800)
+"""The fewest and the most pixels that Qwen's processor makes of an image: 96 x 96, and a little over 112 x 112."""
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin, out: pathlib.Path) -> None:

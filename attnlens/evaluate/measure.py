@@ -1,0 +1,208 @@
+"""Measures one model as a plan says, record by record: what is recorded is not measured again.
+
+Records, by key: ("ranking", count) has the best layer on so many validation scenes; ("answer", example, condition) an
+answer and its cost; ("ratios", example) the attention ratio at every layer; ("picture", example) a map to draw. A
+record says the same in every run, but for its `seconds`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+from attnlens.attribution import Ranking, attention_ratios, rank
+from attnlens.evaluate import conditions, plan
+from attnlens.evaluate.conditions import Layers
+from attnlens.evaluate.dataset import Example
+from attnlens.evaluate.plan import Plan
+from attnlens.evaluate.records import Key, Records
+from attnlens.evaluate.scoring import right
+from attnlens.geometry import Box
+from attnlens.lens.lens import Lens
+from attnlens.recipes import Result, ask
+
+MAX_NEW_TOKENS = 20
+HELD = 0.5
+"""A crop that holds at least this share of the target's area holds the target."""
+PICTURED = "rel-att"
+_SAMPLE = 256  # numbers of each parameter that tell two sets of weights apart
+
+Record = dict[str, Any]
+Tick = Callable[[int, int], None]
+"""(done, total) records; may raise to stop between two of them."""
+
+
+def measure(lens: Lens, chosen: Plan, records: Records, tick: Tick) -> None:
+    """Adds to `records`, opened with the lens's `settings`, whatever of the plan is missing there."""
+    best = _best(lens, chosen, records, tick)
+    work = plan.asked(chosen, best)
+    total = sum(one.records for one in work)
+    done = 0
+    for one in work:
+        for key, record in _missing(lens, one, records):
+            records.add(key, record)
+            tick(done, total)
+        done += one.records
+        tick(done, total)
+    _picture(lens, work, records)
+
+
+def settings(lens: Lens, label: str, version: str) -> Record:
+    """What the records are about: those of other weights or other versions do not belong beside them.
+
+    `label`: the model's name in the report. `version`: attnlens's own.
+    """
+    return {
+        "model": label,
+        "type": lens.model.config.model_type,
+        "parameters": sum(parameter.numel() for parameter in lens.model.parameters()),
+        "weights": _fingerprint(lens.model),
+        "layers": list(lens.structure.layers),
+        "connector_layers": len(lens.structure.connector),
+        "defaults": lens.spec.defaults.model_dump(mode="json"),
+        "versions": {"attnlens": version, "torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def holds(crops: Iterable[Box], target: Sequence[float]) -> bool:
+    """Whether a crop holds at least half of the target (both in original pixels)."""
+    box = Box(*target)
+    for crop in crops:
+        across = min(crop.x2, box.x2) - max(crop.x1, box.x1)
+        down = min(crop.y2, box.y2) - max(crop.y1, box.y1)
+        if max(0, across) * max(0, down) >= HELD * box.area:
+            return True
+    return False
+
+
+def _fingerprint(model: Any) -> str:
+    """The same for the same weights, wherever they are kept."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        sample = parameter.detach().flatten()[:_SAMPLE].float().cpu().numpy()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _best(lens: Lens, chosen: Plan, records: Records, tick: Tick) -> Layers:
+    """The single layer (and connector layer) with the best attention ratio on the validation scenes."""
+    examples = plan.ranked(chosen)
+    key = ("ranking", str(len(examples)))
+    if key not in records:
+        records.add(key, _ranking(rank(lens, examples, progress=lambda done: tick(0, 1))))
+    known = records.all()[key]
+    return Layers(known["layer"], known["connector_layer"])
+
+
+def _ranking(found: Ranking) -> Record:
+    rows = [row for row in found.rows() if isinstance(row.candidate.layer, int) and math.isfinite(row.ratio)]
+    best = max(rows, key=lambda row: row.ratio) if rows else found.best()  # which says why there is none
+    layer, connector_layer, _ = best.candidate
+    return {"examples": found.count, "layer": layer, "connector_layer": connector_layer, "ratio": _number(best.ratio)}
+
+
+def _missing(lens: Lens, work: plan.Work, records: Records) -> Iterator[tuple[Key, Record]]:
+    """The records that an example still lacks, one at a time; its image is made once, and only if it is needed."""
+    example = work.example
+    names = [name for name in work.conditions if ("answer", example.id, name) not in records]
+    box = example.box if work.ratios and ("ratios", example.id) not in records else None
+    if not names and box is None:
+        return
+    image = example.open()
+    if box is not None:
+        yield ("ratios", example.id), _ratios(lens, example, image, box)
+    for name in names:
+        yield ("answer", example.id, name), _answer(lens, example, image, name)
+
+
+def _ask(lens: Lens, example: Example, image: Image.Image, name: str) -> Result:
+    box = conditions.box_of(name, lens, example, image.size)
+    recipe = conditions.recipe_of(name)
+    return ask(lens, image, example.question, recipe, max_new_tokens=MAX_NEW_TOKENS, box=box)
+
+
+def _answer(lens: Lens, example: Example, image: Image.Image, name: str) -> Record:
+    result = _ask(lens, example, image, name)
+    cost = result.cost.as_dict()
+    return {
+        "bin": example.group,
+        "task": example.task,
+        "answer": result.answer,
+        "right": right(result.answer, example.labels),
+        "boxes": [[_number(edge) for edge in box] for box in result.boxes],
+        "holds": None if example.box is None else holds(result.boxes, example.box),
+        "seconds": round(cost.pop("seconds"), 4),
+        "cost": cost,
+    }
+
+
+def _ratios(lens: Lens, example: Example, image: Image.Image, box: Box) -> Record:
+    reading = lens.read(image)
+    values = attention_ratios(reading, example.question, box)
+    first = reading.answer(example.question, MAX_NEW_TOKENS).text
+    return {
+        "bin": example.group,
+        "task": example.task,
+        "right": right(first, example.labels),
+        "ratios": [[_number(value) for value in row] for row in values],
+    }
+
+
+def _picture(lens: Lens, work: Sequence[plan.Work], records: Records) -> None:
+    """The map of the example that `pictured` chooses."""
+    chosen = pictured(records.all())
+    example = next((one.example for one in work if one.example.id == chosen), None)
+    if example is None or ("picture", example.id) in records:
+        return
+    result = _ask(lens, example, example.open(), PICTURED)
+    importance = result.importance
+    if importance is None:
+        return
+    record = {
+        "image_path": example.image_path,
+        "question": example.question,
+        "expected": example.labels[0],
+        "box": None if example.box is None else list(example.box),
+        "first": result.first_answer,
+        "answer": result.answer,
+        "boxes": [[_number(edge) for edge in box] for box in result.boxes],
+        "values": [[_number(value) for value in row] for row in importance.values],
+        "x": np.round(importance.grid.x, 4).tolist(),
+        "y": np.round(importance.grid.y, 4).tolist(),
+    }
+    records.add(("picture", example.id), record)
+
+
+def pictured(found: Mapping[Key, Any]) -> str | None:
+    """The example to show: the first small one that is answered wrongly without a crop and rightly with it.
+
+    Else the first small one with a crop; None where there is none. `found`: all records by key.
+    """
+    small = [
+        key[1]
+        for key, record in sorted(found.items())
+        if key[0] == "answer"
+        and key[2] == PICTURED
+        and (record["bin"], record["task"]) == ("small", "read")
+        and record["boxes"]
+    ]
+    for example in small:
+        first = found.get(("answer", example, "none"))
+        if first is not None and not first["right"] and found["answer", example, PICTURED]["right"]:
+            return example
+    return small[0] if small else None
+
+
+def _number(value: float) -> float | int | None:
+    """As JSON has it: whole pixels as ints, six digits, and None for what is not finite."""
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() else float(f"{number:.6g}")

@@ -1,0 +1,135 @@
+"""A paper in a box: measures models one process each, and keeps what it measured in OUT/records.
+
+`run` may be killed at any time and started again; the report is made from the records alone, see `report`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from attnlens.errors import AttnLensError
+from attnlens.evaluate.plan import Plan
+
+Progress = Callable[[str, int, int], None]
+"""(model, done, total) records."""
+
+_POLL = 0.2  # seconds between two looks at the workers' progress
+
+
+class Stopped(Exception):  # noqa: N818 - no error: it was asked for
+    """A worker was told to stop; everything it measured is recorded."""
+
+
+def run(models: Sequence[str], out: Path, plan: Plan, *, version: str, jobs: int, progress: Progress) -> None:
+    """Measures every model as `plan` says, at most `jobs` at a time, into OUT/records; what is there is kept.
+
+    `models`: names that `attnlens.load` takes. `version`: attnlens's own, for the records. A model that fails stops
+    all. Raises AttnLensError, and KeyboardInterrupt once every worker has finished its record.
+    """
+    paths = record_paths(models, out)
+    context = multiprocessing.get_context("spawn")
+    messages, stop = context.SimpleQueue(), context.Event()
+    pool = ProcessPoolExecutor(
+        max_workers=max(1, min(jobs, len(models))),
+        mp_context=context,
+        initializer=_begin,
+        initargs=(messages, stop),
+    )
+
+    def drain() -> None:
+        while not messages.empty():
+            progress(*messages.get())
+
+    try:
+        pending: set[Future[None]] = {pool.submit(_measure, name, paths[name], plan, version) for name in models}
+        while pending:
+            finished, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
+            drain()
+            for future in finished:
+                future.result()
+    except BrokenProcessPool:
+        raise AttnLensError(
+            "A process that measured a model was ended from outside, perhaps for want of memory. No record is lost: "
+            "start the same command again to go on, with --jobs 1 if memory is short."
+        ) from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def label(model: str) -> str:
+    """A model's name in the report: that of its folder, for a folder, since the path is the machine's business."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def record_paths(models: Sequence[str], out: Path) -> Mapping[str, Path]:
+    """For each model the file of its records. Raises AttnLensError when two would share one."""
+    if not models:
+        raise AttnLensError("There is no model to measure. Name one: --model pocket/llava, a folder, or a hub id.")
+    paths = {model: out / "records" / f"{label(model).replace('/', '--')}.jsonl" for model in models}
+    if len(set(paths.values())) < len(models):
+        names = ", ".join(map(repr, models))
+        raise AttnLensError(f"Two of the models {names} go by the same name. Name each once; rename a folder.")
+    return paths
+
+
+def writable(out: Path) -> Path:
+    """`out`, made where missing, once it is sure that files can be written there. Raises AttnLensError."""
+    folder = out.expanduser()
+    probe = folder / "records" / f".writable-{os.getpid()}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AttnLensError(
+            f"Nothing can be written to {str(out)!r}: {error.strerror or error}. Give a folder that is yours: "
+            "attnlens reproduce out/reproduce."
+        ) from None
+    return folder
+
+
+_channel: tuple[Any, Any]
+"""In a worker: the queue of its messages, and the event that stops it."""
+
+
+def _begin(messages: Any, stop: Any) -> None:
+    """A worker leaves Ctrl-C to its parent, which stops it between two records."""
+    global _channel
+    _channel = messages, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
+    import torch
+    from transformers.utils import logging
+
+    from attnlens.evaluate.measure import measure, settings
+    from attnlens.evaluate.records import Records
+    from attnlens.lens import load
+
+    messages, stop = _channel
+    parent = multiprocessing.parent_process()
+
+    def tick(done: int, total: int) -> None:
+        # A parent that was killed can set no event; its workers must not go on beside the next run's.
+        if stop.is_set() or (parent is not None and not parent.is_alive()):
+            raise Stopped
+        messages.put((model, done, total))
+
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    try:
+        lens = load(model)
+        with Records(path, settings(lens, label(model), version)) as records:
+            measure(lens, plan, records, tick)
+    except Stopped:
+        return

@@ -1,0 +1,105 @@
+"""Whether an answer is right, and how sure a mean over questions is.
+
+An answer is right when it equals one of the labels after both are normalised as in VQA evaluation: case, spaces,
+articles and trailing punctuation do not count. This is stricter than the substring test that ViCrop's release uses for
+some data sets, and it does not weigh the labels by how many annotators gave them, as the VQA score does.
+Intervals are percentile bootstraps over the questions, from a fixed seed: the same values give the same interval.
+
+>>> right("The red one.", ["red one"])
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from attnlens.errors import AttnLensError
+
+ARTICLES = frozenset({"a", "an", "the"})
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `count` values and its interval, in the unit of the values."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def points(self) -> Interval:
+        """The same in hundredths: percent of an accuracy, percentage points of a difference."""
+        return Interval(100 * self.mean, 100 * self.low, 100 * self.high, self.count)
+
+
+def normalised(text: str) -> str:
+    """`text` in lower case, single spaces, without articles, quotes around it and punctuation at its end.
+
+    What consists of nothing else ("A", "?") keeps it: the letter of an option is an answer.
+    """
+    words = text.casefold().split()
+    bare = " ".join(words).strip("\"'`“”‘’ ").rstrip(".,;:!?").strip("\"'`“”‘’ ").split()
+    return " ".join([word for word in bare if word not in ARTICLES] or bare or words)
+
+
+def right(answer: str, labels: Iterable[str]) -> bool:
+    """Whether `answer` is one of `labels`, both normalised. An empty answer never is."""
+    given = normalised(answer)
+    return bool(given) and given in {normalised(label) for label in labels}
+
+
+def bootstrap(values: Sequence[float] | npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Mean of `values` (numbers or booleans, one a question) with its 95 % percentile bootstrap interval.
+
+    Values that are all equal, and a single one, give an interval of no width: read it together with `count`.
+    Raises AttnLensError when there is no value, or one that is not finite.
+    """
+    array = _checked(values)
+    rng = np.random.default_rng(seed)
+    size = len(array)
+    if (array == array[0]).all():  # exactly, where summing would round
+        mean = float(array[0])
+        return Interval(mean, mean, mean, size)
+    # A resample at a time: a matrix of all would take gigabytes for a large data set.
+    means = [array[rng.integers(size, size=size)].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(array.mean()), float(low), float(high), size)
+
+
+def difference(
+    a: Sequence[float] | npt.ArrayLike,
+    b: Sequence[float] | npt.ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Mean of a - b over the same questions in the same order, with its paired bootstrap interval.
+
+    `difference(...).points` are percentage points. Raises AttnLensError when the two differ in length.
+    """
+    first, second = _checked(a), _checked(b)
+    if len(first) != len(second):
+        raise AttnLensError(
+            f"A paired difference of {len(first)} and {len(second)} values; expected both of the same questions, in "
+            "the same order."
+        )
+    return bootstrap(first - second, resamples=resamples, seed=seed)
+
+
+def _checked(values: Sequence[float] | npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size:
+        raise AttnLensError(f"Values of shape {array.shape}; expected one number for each question, at least one.")
+    if not np.isfinite(array).all():
+        raise AttnLensError(
+            f"{int((~np.isfinite(array)).sum())} of {array.size} values are not finite, the first at "
+            f"{int(np.argmin(np.isfinite(array)))}; expected finite numbers. Leave those questions out, and say so."
+        )
+    return array

@@ -1,0 +1,256 @@
+"""From records to tables, claims, Markdown and pictures: on records written by hand, whose figures are known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnlens.errors import AttnLensError
+from attnlens.evaluate import report, tables
+from attnlens.evaluate.claims import claims
+from attnlens.evaluate.records import Records
+from attnlens.pocket import scenes
+
+SETTINGS = {
+    "type": "llava",
+    "parameters": 1_500_000,
+    "weights": "abc",
+    "layers": [0, 1, 2],
+    "connector_layers": 2,
+    "defaults": {"layer": 1, "window": 100},
+    "versions": {"attnlens": "0", "torch": "2"},
+}
+COUNT = 20
+RIGHT = {
+    # Of twenty questions, the first so many are answered rightly.
+    ("small", "none"): 4,
+    ("small", "human"): 18,
+    ("small", "rel-att"): 14,
+    ("small", "grad-att"): 3,
+    ("small", "clip"): 6,
+    ("small", "rel-att layer=2 connector_layer=1"): 16,
+    ("small", "rel-att layer=0 connector_layer=0"): 20,
+    ("small", "grad-att criterion=sum"): 2,
+    ("large", "none"): 19,
+    ("large", "human"): 19,
+    ("large", "rel-att"): 19,
+    ("large", "grad-att"): 10,
+    ("high", "none"): 2,
+    ("high", "rel-att"): 5,
+    ("high", "rel-att-high"): 12,
+}
+RATIOS = {True: [[1.0, 2.0, 3.0], [1.0, 1.5, 9.0]], False: [[0.5, 1.0, None], [1.0, 1.0, 4.0]]}
+"""By whether the answer is right: [connector_layers, layers]; the best pair is layer 2, connector layer 1."""
+
+
+def write(out: Path, model: str = "some/model", right: dict[tuple[str, str], int] = RIGHT, ranked: bool = True) -> Path:
+    path = out / "records" / f"{model.replace('/', '--')}.jsonl"
+    with Records(path, {"model": model, **SETTINGS}) as records:
+        if ranked:
+            # The one on fewer examples is of an earlier, smaller run.
+            for examples, layer in ((9, 0), (30, 2)):
+                found = {"examples": examples, "layer": layer, "connector_layer": int(examples == 30), "ratio": 4.5}
+                records.add(("ranking", str(examples)), found)
+        for (size, condition), count in right.items():
+            for number in range(COUNT):
+                records.add(
+                    ("answer", f"test/{size}/read/{number}", condition), answer(size, condition, number < count)
+                )
+        for number in range(COUNT):
+            record = {"bin": "small", "task": "read", "right": number < 4, "ratios": RATIOS[number < 4]}
+            records.add(("ratios", f"test/small/read/{number}"), record)
+    return path
+
+
+def answer(size: str, condition: str, right: bool) -> dict[str, Any]:
+    cost = {"prefills": 1 if condition == "none" else 2, "forwards": 4, "backwards": 0, "image_tokens": 100}
+    boxes = [] if condition == "none" else [[0, 0, 10, 10]]
+    holds, seconds = right and condition != "none", 0.5 if right else 0.25
+    common = {"bin": size, "task": "read", "answer": "7", "right": right}
+    return {**common, "boxes": boxes, "holds": holds, "seconds": seconds, "cost": cost}
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("records")
+    write(out)
+    return tables.numbers(tables.read(out))
+
+
+def test_accuracies_and_gains_are_those_of_the_records(numbers: dict[str, Any]) -> None:
+    accuracy, gain = numbers["accuracy"]["some/model"], numbers["gain"]["some/model"]
+    for (size, condition), right in RIGHT.items():
+        assert accuracy[size][condition]["mean"] == 100 * right / COUNT
+        assert accuracy[size][condition]["count"] == COUNT
+        if condition != "none":
+            assert gain[size][condition]["mean"] == pytest.approx(100 * (right - RIGHT[size, "none"]) / COUNT)
+    assert "none" not in gain["small"]
+
+
+def test_an_interval_is_a_percentile_bootstrap_over_the_questions(numbers: dict[str, Any]) -> None:
+    found = numbers["gain"]["some/model"]["small"]["rel-att"]
+    changes = np.array([0.0] * 10 + [1.0] * 10)  # wrong to right for 10 of 20, in some order
+    rng = np.random.default_rng(123)
+    means = 100 * rng.choice(changes, (20_000, COUNT)).mean(axis=1)
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=5.01)
+
+
+def test_a_difference_is_paired_over_the_examples_that_both_have(tmp_path: Path) -> None:
+    with Records(tmp_path / "records" / "m.jsonl", {"model": "m", **SETTINGS}) as records:
+        for number in range(6):
+            records.add(("answer", f"e{number}", "none"), answer("small", "none", number % 2 == 0))
+        for number in (0, 1):
+            records.add(("answer", f"e{number}", "rel-att"), answer("small", "rel-att", True))
+    gain = tables.numbers(tables.read(tmp_path))["gain"]["m"]["small"]["rel-att"]
+    assert (gain["mean"], gain["count"]) == (50.0, 2)
+
+
+def test_ratios_are_means_by_answer_at_the_papers_combined_layer(numbers: dict[str, Any]) -> None:
+    ratios = numbers["ratios"]["some/model"]
+    assert [one["mean"] for one in ratios["right"]] == [1.0, 2.0, 3.0, 1.0, 1.5, 9.0]
+    assert [one and one["mean"] for one in ratios["wrong"]] == [0.5, 1.0, None, 1.0, 1.0, 4.0]
+    assert ratios["all"][5]["mean"] == pytest.approx((4 * 9 + 16 * 4) / 20)
+    assert ratios["all"][2]["count"] == 4
+
+
+def test_ablations_are_compared_with_the_recipe_as_it_is(numbers: dict[str, Any]) -> None:
+    rows = {(r["recipe"], r["choice"], r["size"]): r for r in numbers["ablations"]["some/model"]}
+    assert set(rows) == {
+        ("rel-att", "layer=2 connector_layer=1", "small"),  # the best by the larger ranking, not by the smaller
+        ("grad-att", "criterion=sum", "small"),
+        ("rel-att", "tiles of at most 1024 px", "high"),
+    }
+    assert rows["rel-att", "layer=2 connector_layer=1", "small"]["difference"]["mean"] == pytest.approx(10)
+    assert rows["grad-att", "criterion=sum", "small"]["difference"]["mean"] == pytest.approx(-5)
+    assert rows["rel-att", "tiles of at most 1024 px", "high"]["difference"]["mean"] == pytest.approx(35)
+
+
+def test_costs_are_means_and_seconds_medians(numbers: dict[str, Any]) -> None:
+    assert numbers["cost"]["some/model"]["small"]["rel-att"] == {
+        "backwards": 0.0, "forwards": 4.0, "image_tokens": 100.0, "prefills": 2.0,
+    }  # fmt: skip
+    assert numbers["seconds"]["some/model"]["small"]["rel-att"] == 0.5
+    assert numbers["seconds"]["some/model"]["small"]["none"] == 0.25
+
+
+def held(numbers: dict[str, Any]) -> list[bool | None]:
+    return [one["holds"] for one in claims(numbers)]
+
+
+def changed(tmp_path: Path, **counts: int) -> dict[str, Any]:
+    """The numbers with other counts of right answers: small_none=..., large_rel=..."""
+    names = {"none": "none", "human": "human", "rel": "rel-att", "grad": "grad-att"}
+    right = dict(RIGHT)
+    for key, count in counts.items():
+        size, condition = key.split("_")
+        right[size, names[condition]] = count
+    write(tmp_path, right=right)
+    return tables.numbers(tables.read(tmp_path))
+
+
+def test_the_claims_hold_where_the_records_say_so(numbers: dict[str, Any]) -> None:
+    assert held(numbers) == [True, True, True, True]
+    assert [one["model"] for one in claims(numbers)] == ["some/model"] * 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"large_none": 9, "large_rel": 9}, [False, True, True, True]),  # 25 points apart
+        ({"large_none": 10, "large_rel": 10}, [True, True, True, True]),  # 30 points
+        ({"small_human": 11}, [True, False, True, True]),
+        ({"small_rel": 7}, [True, True, True, False]),  # gains 15
+        ({"large_rel": 18}, [True, True, True, False]),  # loses 5
+        ({"large_rel": 18, "large_grad": 19, "small_grad": 8}, [True, True, True, True]),  # the other recipe does
+        ({"large_grad": 19, "large_rel": 18}, [True, True, True, False]),  # no recipe does both
+    ],
+)
+def test_a_claim_fails_where_the_records_say_so(
+    tmp_path: Path, counts: dict[str, int], expected: list[bool | None]
+) -> None:
+    assert held(changed(tmp_path, **counts)) == expected
+
+
+def test_the_ratio_is_judged_at_the_best_layer_of_validation(numbers: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(numbers))
+    other["models"]["some/model"]["ranking"] = {"layer": 1, "connector_layer": 0, "examples": 9, "ratio": 2.0}
+    assert held(other) == [True, True, False, True]
+
+
+def test_a_claim_without_records_is_neither_true_nor_false(tmp_path: Path) -> None:
+    write(tmp_path, right={("small", "rel-att"): 3}, ranked=False)
+    assert held(tables.numbers(tables.read(tmp_path))) == [None, None, None, None]
+    assert "not measured" in report.write(tmp_path).read_text()
+
+
+def test_the_report_shows_every_model_and_table_and_can_be_made_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    write(tmp_path, "other/model")
+    text = report.write(tmp_path).read_text()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "| some/model | none | 20.0 [" in text
+    assert "| other/model | human | 90.0 [" in text
+    assert "| rel-att | +50.0 [" in text
+    assert "| some/model | clip | 30.0 [" in text
+    assert "| some/model | rel-att | layer 2, connector layer 1, the best on validation | small | 80.0 [" in text
+    assert "| *LLaVA-1.5 7B, paper* | human | 70.0 | 65.4 | 57.0 | - |" in text
+    assert text.count("| yes |") == 8
+    assert str(tmp_path) not in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (tmp_path / line.split("](")[1].rstrip(")")).is_file()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for header, rule in itertools.pairwise(rows):
+        assert "---" not in rule or header.count("|") == rule.count("|")
+    for path in files:
+        if "records" not in path.parts:
+            path.unlink()
+    report.write(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_croppers_that_are_not_there_take_one_line(tmp_path: Path) -> None:
+    write(tmp_path, right={key: count for key, count in RIGHT.items() if key[1] != "clip"})
+    section = report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
+    assert "no recipe clip, yolo or sam" in section
+    assert "|" not in section
+
+
+def test_an_example_is_drawn_from_its_record(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    scene = scenes.sized(0, "small")
+    width, height = scene.image.size
+    edges = [[[size * i / 4, size * (i + 1) / 4] for i in range(4)] for size in (width, height)]
+    with Records(path, {"model": "some/model", **SETTINGS}) as records:
+        # Example 10 is the first by name that is wrong without the crop and right with it.
+        picture = {
+            "image_path": "scene:test/small/read/0",
+            "question": scene.question,
+            "expected": scene.answer,
+            "box": list(scene.box or ()),
+            "first": "1",
+            "answer": scene.answer,
+            "boxes": [[0, 0, 100, 100]],
+            "values": np.eye(4).tolist(),
+            "x": edges[0],
+            "y": edges[1],
+        }
+        records.add(("picture", "test/small/read/10"), picture)
+    assert "An example of each model" in report.write(tmp_path).read_text()
+    with Image.open(tmp_path / "pictures" / "example-some--model.png") as drawn:
+        assert drawn.width > 700
+
+
+def test_a_folder_without_records_and_a_damaged_file_are_told(tmp_path: Path) -> None:
+    with pytest.raises(AttnLensError, match="no records"):
+        report.write(tmp_path)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "broken.jsonl").write_text("not json\n")
+    with pytest.raises(AttnLensError, match="broken.jsonl"):
+        report.write(tmp_path)

@@ -1,0 +1,116 @@
+"""Claims about scores: which answers are right, and that intervals cover what they should."""
+
+import numpy as np
+import pytest
+
+from attnlens.errors import AttnLensError
+from attnlens.evaluate.scoring import Interval, bootstrap, difference, right
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("5", "5"),
+        (" Red\n", "red"),
+        ("red.", "red"),
+        ("Yes!", "yes"),
+        ('"STOP"', "stop"),
+        ("“stop.”", "stop"),
+        ("The red  one", "red one"),
+        ("photograph of astronaut", "a photograph of an astronaut"),
+        ("A", "a"),
+        ("A.", "A"),
+        ("?", "?"),
+        ("STRASSE", "straße"),
+    ],
+)
+def test_these_are_the_same_answer(answer, label):
+    assert right(answer, ["other", label])
+    assert right(label, [answer])
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("", "5"),
+        ("", "the"),
+        ("", "?"),
+        ("55", "5"),
+        ("5", "55"),
+        ("5 and 6", "5"),
+        ("not red", "red"),
+        ("B", "A"),
+        ("the", "a"),
+        ("-5", "5"),
+        ("3.5", "35"),
+        ("!", "?"),
+    ],
+)
+def test_these_are_not(answer, label):
+    assert not right(answer, [label])
+    assert not right(label, [answer])
+
+
+def test_an_empty_answer_and_an_answer_without_labels_are_wrong():
+    assert not right("", [""])
+    assert not right("5", [])
+
+
+def test_the_interval_is_that_of_the_normal_approximation_for_many_values():
+    values = np.random.default_rng(3).normal(2, 5, size=4000)
+    found = bootstrap(values)
+    half = 1.96 * values.std() / 4000**0.5
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=half * 0.1)
+    assert found.high == pytest.approx(values.mean() + half, abs=half * 0.1)
+    assert found.count == 4000
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+    found = [bootstrap(rng.random(60) < 0.3, resamples=400, seed=trial) for trial in range(300)]
+    covered = np.mean([interval.low <= 0.3 <= interval.high for interval in found])
+    assert 0.90 <= covered <= 0.99
+
+
+def test_the_same_values_give_the_same_interval_and_another_seed_another():
+    values = np.random.default_rng(1).random(50)
+    assert bootstrap(values) == bootstrap(list(values))
+    assert bootstrap(values) != bootstrap(values, seed=1)
+
+
+@pytest.mark.parametrize("values", [[0.1] * 7, [True, True], [0.3], [False]])
+def test_equal_values_and_a_single_one_give_no_width(values):
+    assert bootstrap(values) == Interval(float(values[0]), float(values[0]), float(values[0]), len(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([], "at least one"), ([[1, 2]], "one number"), ([1, float("nan"), 2], "first at 1"), ([float("inf")], "finite")],
+)
+def test_values_without_a_mean_are_refused(values, said):
+    with pytest.raises(AttnLensError, match=said):
+        bootstrap(values)
+
+
+def test_a_paired_difference_is_surer_than_an_unpaired_one():
+    rng = np.random.default_rng(2)
+    hard = rng.random(400)
+    before, after = (rng.random(400) * 0.05 + shift > hard for shift in (0.4, 0.5))
+    found = difference(after, before)
+    assert found.mean == pytest.approx(after.mean() - before.mean())
+    assert found.low < found.mean < found.high
+    width = found.high - found.low
+    assert width == pytest.approx(2 * 1.96 * (after.astype(float) - before).std() / 20, rel=0.15)
+    alone = bootstrap(after)
+    assert width < 0.8 * (alone.high - alone.low) * 2**0.5
+
+
+def test_a_difference_changes_its_sign_with_its_order_and_reads_in_points():
+    assert difference([1, 1, 1], [0, 0, 0]) == Interval(1, 1, 1, 3)
+    assert difference([0, 0, 0], [1, 1, 1]).points == Interval(-100, -100, -100, 3)
+
+
+def test_a_difference_of_other_questions_is_refused():
+    with pytest.raises(AttnLensError, match="3 and 2"):
+        difference([1, 0, 1], [1, 0])
