@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 import attnlens
 from attnlens.cli_data import app as data_app
+from attnlens.cli_layers import layers as layers_command
 from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, short_path
 from attnlens.cli_reproduce import reproduce
 from attnlens.errors import AttnLensError
@@ -61,6 +62,7 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
+app.command("layers")(layers_command)
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
 QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)]
@@ -144,7 +146,7 @@ def demo(
             first_answer=result.first_answer,
             answer=result.answer,
             box=numbers(result.boxes[0]) if result.boxes else None,
-            true_box=numbers(scene.box),
+            true_box=numbers(scene.box) if scene.box else None,
             cost=result.cost.as_dict(),
             picture=str(target),
         )

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from attnlens.evaluate import Example
     from attnlens.lens.lens import Lens
 
+By = Literal["ratio", "crops"]
 BINS = ("small", "medium")
 TASKS = ("read",)
 """Of the pocket scenes: targets small enough that where the model looks matters, and large enough to be noticed."""
@@ -60,6 +61,9 @@ def layers(
             "--adapter", "-a", metavar="NAME|FILE", help="By default the one for the model's type.", show_default=False
         ),
     ] = None,
+    by: Annotated[
+        By, typer.Option("--by", help="What the best is chosen by: its ratio, or the crops that hold the target.")
+    ] = "ratio",
     write: Annotated[
         Path | None,
         typer.Option("--write", "-w", metavar="FILE.yaml", help="Write the adapter, with the best layer as default."),
@@ -80,10 +84,10 @@ def layers(
     """Rank a model's layers by how much they look at the answer, on questions whose answer has a box.
 
     The [bold]ratio[/] of a layer is its relative attention inside the box over that inside a box of the same size
-    anywhere in the image: 1 is chance, 10 means ten times as much. Shown is its geometric mean over the examples with
-    a 95 % interval; [bold]holds[/] is how often the crop that the layer leads to holds at least half of the target. The
-    best layer is the one to crop by: --write puts it into an adapter, --adapter uses that. "mean" is the mean of all
-    layers; a chart, --save, needs the extra plot.
+    anywhere in the image: 1 is chance, 10 means ten times as much. Shown is its mean over the examples with a 95 %
+    interval; [bold]holds[/] is how often the crop that the layer leads to holds at least half of the target. "mean" is
+    the mean map of all layers. The highest ratio does not always make the best crops: --by says which of the two
+    counts. --write puts the best map into an adapter, which --adapter then uses; a chart, --save, needs the extra plot.
 
     [bold]attnlens layers[/]
     [bold]attnlens layers --model my_model --data my_boxes.json --answers --save layers.png[/]
@@ -105,10 +109,10 @@ def layers(
         ranking = _ranked(lens, examples, heads, answers)
         if picture is not None:
             show.save(_chart(ranking, model), picture)
-    best = ranking.best()
+    best = ranking.best(by)
     if target is not None:
         writing.write_defaults(
-            _source(lens, model, adapter), target, _defaults(ranking), _reason(best, ranking, source), force
+            _source(lens, model, adapter), target, _defaults(ranking, by), _reason(best, ranking, source, by), force
         )
     if as_json:
         print_json(
@@ -192,20 +196,22 @@ def _source(lens: Lens, model: str, adapter: str | None) -> str | Path | Adapter
     return known if known is not None and adapters.find(known) == lens.spec else lens.spec
 
 
-def _defaults(ranking: Ranking) -> dict[str, int | str]:
-    found: dict[str, int | str] = {"layer": ranking.best_layer(), "layers": ranking.depth}
-    through = ranking.best_connector_layer()
+def _defaults(ranking: Ranking, by: By) -> dict[str, int | str]:
+    found: dict[str, int | str] = {"layer": ranking.best_layer(by), "layers": ranking.depth}
+    through = ranking.best_connector_layer(by)
     return found if through is None else found | {"connector_layer": through}
 
 
-def _reason(best: Row, ranking: Ranking, source: str) -> str:
+def _reason(best: Row, ranking: Ranking, source: str, by: By) -> str:
     """Why this layer is the default, for whoever reads the adapter."""
     maps = sum(candidate.head is None for candidate in ranking.candidates)
     word = "example" if ranking.count == 1 else "examples"
-    return (
-        f"0-based: the highest attention ratio of {maps} maps, {_interval(best.ratio, best.interval)}, "
-        f"on {ranking.count} {word} of {source}"
-    )
+    if by == "crops":
+        why = f"of {maps} maps its crops hold the target most often, in {100 * best.holds:.0f} %"
+    else:
+        why = f"the highest attention ratio of {maps} maps, {_interval(best.ratio, best.interval)}"
+    counted = "" if best.candidate.layer == "mean" else "0-based: "
+    return f"{counted}{why}, on {ranking.count} {word} of {source}"
 
 
 def _chart(ranking: Ranking, model: str) -> Image.Image:
@@ -251,7 +257,6 @@ def _plain(row: Row, answers: bool) -> dict[str, Any]:
         "head": head,
         "ratio": _number(row.ratio),
         "interval": [_number(edge) for edge in row.interval],
-        "mean_ratio": _number(row.mean_ratio),
         "crop_holds": _number(row.holds),
     } | split
 

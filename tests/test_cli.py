@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 SIZE = (400, 300)
 DEMO_KEYS = {"question", "expected", "first_answer", "answer", "box", "true_box", "cost", "picture"}
 COMMANDS = [
-    *("", "demo", "ask", "look", "reproduce"),
+    *("", "demo", "ask", "look", "layers", "reproduce"),
     *("adapters", "adapters list", "adapters show", "recipes", "recipes list", "data", "data make", "data show"),
 ]
 

@@ -55,7 +55,7 @@ def test_the_table_has_every_layer_and_marks_the_best(ranked):
     assert lines[1] == ["layer", "ratio", "holds"]
     assert [line[0] for line in lines[2:]] == ["0", "1", "mean"]
     assert [line[-1] for line in lines[2:]] == ["%", "best", "%"]
-    assert lines[3][1] == "6.00"  # the geometric mean of 4 and 9
+    assert lines[3][1] == "6.50"  # the mean of 4 and 9
     assert ranked["right"] is None
 
 
@@ -65,7 +65,7 @@ def test_json_has_what_the_table_has_and_null_for_what_is_not_known(ranked, tmp_
     assert set(told) == {"model", "data", "examples", "best", "candidates", "adapter", "picture"}
     assert [(row["layer"], row["head"]) for row in told["candidates"]] == [(0, None), (1, None), ("mean", None), (1, 0)]
     best = told["best"]
-    assert (best["layer"], best["ratio"], best["right"], best["wrong"]) == (1, 6.0, 4.0, 9.0)
+    assert (best["layer"], best["ratio"], best["right"], best["wrong"]) == (1, 6.5, 4.0, 9.0)
     assert best["right_interval"] == [None, None]
     assert ranked["right"] is evaluate.right
     assert ranked["heads"]
@@ -78,7 +78,7 @@ def test_the_adapter_gets_the_best_layer_and_says_why(ranked, tmp_path):
     spec = adapters.find(path)
     assert (spec.defaults.layer, spec.defaults.layers, spec.defaults.window) == (1, 2, 336)
     text = path.read_text()
-    assert "the highest attention ratio of 3 maps, 6.00" in text
+    assert "the highest attention ratio of 3 maps, 6.50" in text
     assert "on 2 examples of pocket validation scenes (small, medium; read)" in text
     assert text.startswith("# LLaVA-1.5: CLIP tower")
     again = run("--write", path)

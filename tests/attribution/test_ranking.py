@@ -105,41 +105,40 @@ def test_progress_is_told_after_every_example():
     assert done == [1, 2]
 
 
-def test_the_ratio_of_a_row_is_the_geometric_mean_with_its_interval():
-    logs = np.random.default_rng(3).normal(0.5, 1, 40)
-    (row,) = ranking([[value] for value in np.exp(logs)]).rows()
-    assert row.ratio == pytest.approx(np.prod(np.exp(logs)) ** (1 / 40))
-    assert row.mean_ratio == pytest.approx(np.exp(logs).mean())
-    assert row.holds == np.mean(logs > 0)
-    half = 1.96 * logs.std() / 40**0.5
-    assert np.log(row.interval) == pytest.approx([logs.mean() - half, logs.mean() + half], abs=0.05)
+def test_the_ratio_of_a_row_is_the_mean_with_its_interval():
+    values = np.random.default_rng(3).normal(1.2, 0.5, 40)
+    (row,) = ranking([[value] for value in values]).rows()
+    assert row.ratio == pytest.approx(values.sum() / 40)
+    assert row.holds == sum(value > 1 for value in values) / 40
+    half = 1.96 * values.std() / 40**0.5
+    assert row.interval == pytest.approx([row.ratio - half, row.ratio + half], abs=0.03)
     assert math.isnan(row.right)
     assert math.isnan(row.wrong)
 
 
 def test_right_and_wrong_answers_are_told_apart():
-    (row,) = ranking([[2.0], [8.0], [0.5], [0.125]], right=[True, True, False, False]).rows()
-    assert (row.right, row.wrong) == pytest.approx((4, 0.25))
-    assert row.right_interval[0] <= 4 <= row.right_interval[1]
-    assert row.wrong_interval[0] <= 0.25 <= row.wrong_interval[1]
+    (row,) = ranking([[2.0], [8.0], [0.5], [0.25]], right=[True, True, False, False]).rows()
+    assert (row.right, row.wrong) == pytest.approx((5, 0.375))
+    assert row.right_interval == pytest.approx((2, 8))
+    assert row.wrong_interval == pytest.approx((0.25, 0.5))
     (row,) = ranking([[2.0], [8.0]], right=[True, True]).rows()
     assert math.isnan(row.wrong)
 
 
-def test_one_huge_ratio_does_not_make_a_layer_the_best():
-    found = ranking([[2, 4]] * 5 + [[100, 4]])
-    assert found.values.mean(axis=0).argmax() == 0
-    assert found.best_layer() == 1
+def test_one_example_has_a_ratio_and_no_interval():
+    (row,) = ranking([[3.0]]).rows()
+    assert row.ratio == 3
+    assert all(math.isnan(edge) for edge in row.interval)
 
 
-def test_a_target_that_was_not_seen_does_not_make_a_mean_zero():
-    rows = ranking([[0, 0], [4, 9]]).rows()
-    assert [row.ratio for row in rows] == pytest.approx([(1e-3 * 4) ** 0.5, (1e-3 * 9) ** 0.5])
+def test_examples_that_all_agree_have_an_interval_of_no_width():
+    (row,) = ranking([[3.0], [3.0]]).rows()
+    assert row.interval == (3, 3)
 
 
 def test_examples_without_a_ratio_do_not_count_and_layers_without_any_never_win():
     found = ranking([[2, math.nan, math.nan], [8, 4, math.nan]])
-    assert [row.ratio for row in found.rows()[:2]] == pytest.approx([4, 4])
+    assert [row.ratio for row in found.rows()[:2]] == pytest.approx([5, 4])
     assert math.isnan(found.rows()[2].ratio)
     assert found.best_layer() == 0
     with pytest.raises(AttnLensError, match="No layer has an attention ratio"):
@@ -177,3 +176,13 @@ def test_a_trained_model_looks_at_the_target_more_than_its_first_layer_does():
     found = rank(attnlens.load("pocket/llava"), given)
     assert found.best().ratio > 1
     assert found.best_layer() != 0
+
+
+def test_the_best_crops_may_come_from_another_map_than_the_highest_ratio():
+    values = np.array([[30.0, 4.0], [2.0, 3.0]])
+    holds = np.array([[True, True], [False, True]])
+    found = Ranking((Candidate(0), Candidate("mean")), values, holds, None, depth=1)
+    assert found.best_layer() == 0
+    assert found.best_layer(by="crops") == "mean"
+    tied = Ranking((Candidate(0), Candidate("mean")), values, np.ones_like(holds), None, depth=1)
+    assert tied.best_layer(by="crops") == 0

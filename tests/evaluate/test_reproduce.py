@@ -155,8 +155,9 @@ def test_layers_are_ranked_on_no_scene_that_is_asked_about() -> None:
 
 
 def test_a_count_scales_all_counts_and_leaves_none_out() -> None:
-    assert plan.FULL.scaled(20) == Plan(20, 10, 20, 5, 10, plan.FULL.ablation_sizes)
-    assert plan.FULL.scaled(1) == Plan(1, 1, 1, 1, 1, plan.FULL.ablation_sizes)
+    some = Plan(200, 100, 150, 50, 10, ("small",))
+    assert some.scaled(20) == Plan(20, 10, 15, 5, 1, ("small",))
+    assert some.scaled(1) == Plan(1, 1, 1, 1, 1, ("small",))
     with pytest.raises(AttnLensError, match="at least one"):
         plan.FULL.scaled(0)
 

@@ -32,6 +32,7 @@ def align(
     """LLaVA's first stage: an image token must be near the words of the colour and of the digit that it shows."""
     torch.manual_seed(seed)
     connector, embeddings = family.connector(model), model.get_input_embeddings().weight
+    connector.requires_grad_(True)
     family.prepare(model, torch.cat([pool.seen(np.arange(64), 0).flatten(0, 1) for pool in pools]))
     rng = np.random.default_rng([seed, 4])
     colours = torch.tensor(tokenizer.convert_tokens_to_ids([*sheets.COLOUR_NAMES, "background"]))

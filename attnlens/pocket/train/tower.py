@@ -77,7 +77,8 @@ def train(
 ) -> Tower:
     """Train a tower, with a checkpoint every 500 steps and a table of legibility; resumes from `out / "tower.pt"`.
 
-    With `start`, a trained CLIP tower, a tower of another kind begins with its weights, and with small signs at once.
+    A tower that begins with nothing meets large signs first, tiny ones last. With `start`, a trained CLIP tower, a tower
+    of another kind begins with its weights, and with signs of all sizes.
     """
     torch.manual_seed(seed)
     tower = Tower(kind)
@@ -86,7 +87,8 @@ def train(
     saved = out / "tower.pt"
     stages: tuple[tuple[int, tuple[sheets.Mix, ...]], ...] = ((0, sheets.ALL),)
     if start is None:
-        stages = ((int(0.18 * steps), sheets.BIG), (int(0.36 * steps), sheets.MIDDLE), *stages)
+        shares = ((0.16, sheets.BIG), (0.32, sheets.MIDDLE), (0.83, sheets.ALL))
+        stages = (*((int(share * steps), mixes) for share, mixes in shares), (0, sheets.TINY))
     elif not saved.exists():
         _fit(tower, tower.heads(), _sheets(tower, stages, seed), 60, progress)
     pair = Pair([tower], steps, muon, adam)
