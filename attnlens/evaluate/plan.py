@@ -44,7 +44,7 @@ class Plan:
         return dataclasses.replace(self, **counts)
 
 
-QUICK = Plan(sizes=20, high=6, ablations=20, tasks=3, validation=12, ablation_sizes=("small",))
+QUICK = Plan(sizes=16, high=4, ablations=12, tasks=2, validation=8, ablation_sizes=("small",))
 """Under five minutes for three bundled models on two cores."""
 FULL = Plan(sizes=200, high=40, ablations=100, tasks=25, validation=60, ablation_sizes=("small", "medium"))
 

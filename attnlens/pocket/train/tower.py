@@ -77,8 +77,8 @@ def train(
 ) -> Tower:
     """Train a tower, with a checkpoint every 500 steps and a table of legibility; resumes from `out / "tower.pt"`.
 
-    A tower that begins with nothing meets large signs first, tiny ones last. With `start`, a trained CLIP tower, a tower
-    of another kind begins with its weights, and with signs of all sizes.
+    A tower that begins with nothing meets large signs first, tiny ones last. With `start`, a trained CLIP tower, one of
+    another kind begins with its weights, and with signs of all sizes.
     """
     torch.manual_seed(seed)
     tower = Tower(kind)
