@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -102,10 +103,22 @@ _channel: tuple[Any, Any]
 
 
 def _begin(messages: Any, stop: Any) -> None:
-    """A worker leaves Ctrl-C to its parent, which stops it between two records."""
+    """A worker leaves Ctrl-C to its parent, which stops it between two records, and ends when its parent has ended."""
     global _channel
     _channel = messages, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can stop nobody, and its workers must not stand beside the next run's.
+
+    What is cut off is the last record at most, and the next run drops a torn line.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
@@ -117,11 +130,9 @@ def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
     from attnlens.lens import load
 
     messages, stop = _channel
-    parent = multiprocessing.parent_process()
 
     def tick(done: int, total: int) -> None:
-        # A parent that was killed can set no event; its workers must not go on beside the next run's.
-        if stop.is_set() or (parent is not None and not parent.is_alive()):
+        if stop.is_set():
             raise Stopped
         messages.put((model, done, total))
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -325,14 +325,26 @@ def started(folder: Path, script: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def ends_by_itself(group: int) -> None:
+    """Waits until no process of the group is left: a worker must not outlive its parent."""
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        pytest.fail("a process outlived the run")
+
+
 def lines(path: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("kill", "how"), [(os.killpg, signal.SIGKILL), (os.kill, signal.SIGKILL), (os.killpg, signal.SIGINT)]
+)
 def test_a_run_that_is_killed_half_way_and_started_again_loses_nothing_and_repeats_nothing(
-    tmp_path: Path, how: signal.Signals
+    tmp_path: Path, kill: Callable[[int, int], None], how: signal.Signals
 ) -> None:
     folder, script = tiny.save("llava", tmp_path / "tiny"), tmp_path / "run.py"
     script.write_text(RUN)
@@ -346,8 +358,9 @@ def test_a_run_that_is_killed_half_way_and_started_again_loses_nothing_and_repea
                 assert process.poll() is None, process.stderr.read().decode()
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            os.killpg(process.pid, how)
+            kill(process.pid, how)
             process.wait(timeout=60)
+            ends_by_itself(process.pid)
             before = path.read_bytes()
             assert lines(path) < lines(tmp_path / "whole/records/tiny.jsonl")
         process = started(folder, script, out)

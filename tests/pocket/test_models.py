@@ -1,4 +1,4 @@
-"""Claims about the three bundled models: they are real, small, and show on held-out scenes what they are made to show."""
+"""Claims about the three bundled models: real, small, and on held-out scenes they show what they are made to show."""
 
 import pytest
 import torch

@@ -13,13 +13,13 @@ from attnlens import pocket
 from attnlens.pocket.train.plans import Plan, train
 
 PLANS = {
-    "llava": Plan(tower_steps=2200, scenes=3500, align_steps=150, early_steps=250, language_steps=900),
+    "llava": Plan(tower_steps=2450, scenes=7000, align_steps=150, early_steps=250, language_steps=1350),
     "instructblip": Plan(
         tower_steps=350, scenes=3000, align_steps=150, early_steps=200, language_steps=900, read_out_steps=500,
         start="pocket/llava",
     ),
     "qwen2_5_vl": Plan(
-        tower_steps=1200, scenes=3500, align_steps=250, early_steps=250, language_steps=900, start="pocket/llava"
+        tower_steps=1000, scenes=3500, align_steps=300, early_steps=250, language_steps=850, start="pocket/llava"
     ),
 }  # fmt: skip
 
