@@ -1,5 +1,6 @@
 """Claims about the documentation: its code runs, its links lead somewhere, its tables are complete."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from pydantic import BaseModel
 from attnlens.adapters.explain import models_in
 from attnlens.adapters.library import find
 from attnlens.adapters.schema import AdapterSpec, GridSpec
+from attnlens.evaluate.markdown import markdown
 from attnlens.recipes import names
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -65,3 +67,12 @@ def test_the_adapter_page_starts_from_the_real_file():
 def test_the_recipes_page_names_every_recipe():
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert not [name for name in names() if f"`{name}`" not in text]
+
+
+def test_the_report_in_the_docs_is_what_its_numbers_say():
+    folder = ROOT / "docs" / "reproduce"
+    numbers = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    files = sorted((folder / "pictures").glob("*.png"))
+    pictures = {file.stem.replace("--", "/").replace("example-", "example "): f"pictures/{file.name}" for file in files}
+    assert (folder / "report.md").read_text(encoding="utf-8") == markdown(numbers, pictures)
+    assert all(claim["holds"] for claim in numbers["claims"])

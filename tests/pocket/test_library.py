@@ -67,7 +67,9 @@ def test_the_wheel_has_the_three_models_and_stays_under_30_megabytes(tmp_path):
     subprocess.run(command, check=True, timeout=600)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 30e6
-    names = zipfile.ZipFile(wheel).namelist()
+    packed = set(zipfile.ZipFile(wheel).namelist())
     for name in pocket.names():
-        for file in (library.WEIGHTS, library.CHECKSUM, "config.json", "attnlens.yaml", "README.md"):
-            assert any(entry.endswith(f"pocket/models/{name}/{file}") for entry in names), f"{name}/{file}"
+        folder = pocket.path(name)
+        files = {f"attnlens/pocket/models/{name}/{file.relative_to(folder)}" for file in folder.rglob("*.*")}
+        assert len(files) >= 8
+        assert files <= packed

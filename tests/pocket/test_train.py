@@ -1,10 +1,16 @@
 """Claims about the training code: what it computes on its own sequences is what the real models and processors do."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import attnlens
 from attnlens.pocket import scenes, signs
 from attnlens.pocket.train import (
     instructblip,
@@ -19,6 +25,8 @@ from attnlens.pocket.train import (
     words,
 )
 from attnlens.pocket.train.families import FAMILIES, start
+
+ROOT = Path(__file__).parents[2]
 
 
 def item_of(scene, views, kind="stripes"):
@@ -258,6 +266,28 @@ def test_labels_name_the_patch_under_a_sign_and_ignore_what_shows_little_of_it()
     assert digit.reshape(10, 10)[2, 4] == 7
     wide, _ = sheets.labels([sign], (0, 0, 400, 400), (160, 80))
     assert (wide.reshape(10, 20)[2:4, 8:12] == sheets.COLOUR_NAMES.index("red")).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llava", "instructblip", "qwen2_5_vl"])
+def test_the_training_command_makes_a_model_that_loads_and_goes_on_where_it_stopped(tmp_path, name):
+    command = [sys.executable, "-m", "attnlens.pocket.train", name, "--out", str(tmp_path), "--threads", "1"]
+    lengths = {
+        "tower-steps": 2,
+        "scenes": 42,
+        "align-steps": 2,
+        "early-steps": 1,
+        "language-steps": 2,
+        "read-out-steps": 1,
+    }
+    given = [part for key, value in lengths.items() for part in (f"--{key}", str(value))]
+    for _ in range(2):
+        subprocess.run([*command, *given], cwd=ROOT, check=True, timeout=900, capture_output=True)
+    # With all stages done, the second run trained nothing.
+    steps = [json.loads(line)["step"] for line in (tmp_path / "tower.jsonl").read_text().splitlines()]
+    assert steps == [2]
+    lens = attnlens.load(tmp_path / "model")
+    assert isinstance(lens.read(scenes.scene(0).image).answer("Is there a red sign?", 3).text, str)
 
 
 def test_the_optimiser_takes_every_matrix_of_a_layer_and_nothing_else():

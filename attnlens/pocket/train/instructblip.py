@@ -5,9 +5,7 @@ Two stages. First the Q-Former alone: every query, projected, must be near the w
 only loss is that of the answers' words; nothing looks at attention.
 """
 
-import json
 import pathlib
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +20,7 @@ from transformers import (
 
 from attnlens.pocket.train import families, language, questions, towers, words
 from attnlens.pocket.train.families import HEADS, WIDTH
+from attnlens.pocket.train.keeper import Keeper
 from attnlens.pocket.train.muon import Pair
 from attnlens.pocket.train.pool import Pool
 
@@ -281,15 +280,7 @@ def train(
     torch.manual_seed(seed)
     blip.vision_model.requires_grad_(False)
     pair = Pair([blip], read_out + steps, muon, adam)
-    saved = out / "language.pt"
-    seconds = 0.0
-    if saved.exists():
-        state = torch.load(saved)
-        blip.load_state_dict(state["model"])
-        pair.load_state_dict(state["pair"])
-        seconds = state["seconds"]
-    bar = progress.add_task("Q-Former", total=read_out + steps, completed=pair.done)
-    last = time.perf_counter()
+    keeper = Keeper(out, "language", blip, pair, progress, every=100)
     while pair.done < read_out + steps:
         alone = pair.done < read_out
         until = read_out if alone else read_out + steps
@@ -306,15 +297,4 @@ def train(
                 second = pool.seen(part["item"], part["second"])
                 loss = answer_loss(blip, (first, second), part, pair.done < read_out + early)
             loss.backward()
-            pair.step()
-            progress.update(
-                bar, advance=1, description=f"{'Q-Former' if alone else 'language model'}, loss {loss.item():.3f}"
-            )
-            if pair.done % 25 == 0:
-                now = time.perf_counter()
-                seconds, last = seconds + now - last, now
-                with (out / "language.jsonl").open("a") as log:
-                    entry = {"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}
-                    log.write(json.dumps(entry) + "\n")
-            if pair.done % 100 == 0 or pair.done == read_out + steps:
-                torch.save({"model": blip.state_dict(), "pair": pair.state_dict(), "seconds": seconds}, saved)
+            keeper.step(loss)

@@ -3,9 +3,7 @@
 The only loss of the language model is that of the answers' tokens. Nothing looks at its attention.
 """
 
-import json
 import pathlib
-import time
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from attnlens.pocket.train import packs, sheets
 from attnlens.pocket.train.families import WIDTH, Family
+from attnlens.pocket.train.keeper import Keeper
 from attnlens.pocket.train.muon import Pair
 from attnlens.pocket.train.pool import Pool
 
@@ -132,13 +131,7 @@ def train(
     family.vision(model).requires_grad_(False)
     family.connector(model).requires_grad_(True)
     pair = Pair([model], steps, muon, adam)
-    saved = out / "language.pt"
-    seconds = 0.0
-    if saved.exists():
-        state = torch.load(saved)
-        model.load_state_dict(state["model"])
-        pair.load_state_dict(state["pair"])
-        seconds = state["seconds"]
+    keeper = Keeper(out, "language", model, pair, progress, every=100)
     buckets = [pool.bucket for pool in pools]
     starts = [packs.prefix(family.dialogue, tokenizer, bucket) for bucket in buckets]
     items = [pool.items for pool in pools]
@@ -146,8 +139,6 @@ def train(
     data = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=6)
     # With many shapes compiling takes longer than it saves.
     loss_of = torch.compile(answer_loss) if len(pools) == 1 else answer_loss
-    bar = progress.add_task("language model", total=steps, completed=pair.done)
-    last = time.perf_counter()
     for part in data:
         if pair.done >= steps:
             break
@@ -162,14 +153,4 @@ def train(
         spoken = (part["ids"], part["positions"], masks, part["targets"], part["weights"])
         loss = loss_of(family, model, start, sizes, features, *spoken)
         loss.backward()
-        pair.step()
-        progress.update(bar, advance=1, description=f"language model, loss {loss.item():.3f}")
-        if pair.done % 25 == 0:
-            now = time.perf_counter()
-            seconds, last = seconds + now - last, now
-            with (out / "language.jsonl").open("a") as log:
-                log.write(
-                    json.dumps({"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)}) + "\n"
-                )
-        if pair.done % 100 == 0 or pair.done == steps:
-            torch.save({"model": model.state_dict(), "pair": pair.state_dict(), "seconds": seconds}, saved)
+        keeper.step(loss)

@@ -167,7 +167,7 @@ def pool(
     """`count` training scenes of a bucket and what the frozen tower sees of their views."""
     rng = np.random.default_rng([seed, 2, *bucket.whole])
     backgrounds = []
-    for _ in range(grounds):
+    for _ in range(min(grounds, count)):
         aspect = float(np.exp(rng.uniform(*np.log(bucket.aspects))))
         unit = float(np.exp(rng.uniform(*np.log(SIDES))))
         size = (round(unit * aspect**0.5), round(unit / aspect**0.5))

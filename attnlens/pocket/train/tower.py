@@ -1,14 +1,13 @@
 """First stage: the vision tower alone learns to say, for every patch, which colour and which digit it shows."""
 
-import json
 import pathlib
-import time
 
 import torch
 from rich.progress import Progress
 from transformers import CLIPVisionModel
 
 from attnlens.pocket.train import sheets, towers
+from attnlens.pocket.train.keeper import Keeper
 from attnlens.pocket.train.muon import Pair
 
 PATCHES = 6400
@@ -84,38 +83,25 @@ def train(
     tower = Tower(kind)
     if start is not None and tower.kind.transplant is not None:
         tower.kind.transplant(tower.vision, start)
-    saved = out / "tower.pt"
+    fresh = not (out / "tower.pt").exists()
     stages: tuple[tuple[int, tuple[sheets.Mix, ...]], ...] = ((0, sheets.ALL),)
     if start is None:
         shares = ((0.16, sheets.BIG), (0.32, sheets.MIDDLE), (0.83, sheets.ALL))
         stages = (*((int(share * steps), mixes) for share, mixes in shares), (0, sheets.TINY))
-    elif not saved.exists():
+    elif fresh:
         _fit(tower, tower.heads(), _sheets(tower, stages, seed), 60, progress)
     pair = Pair([tower], steps, muon, adam)
-    seconds = 0.0
-    if saved.exists():
-        state = torch.load(saved)
-        tower.load_state_dict(state["tower"])
-        pair.load_state_dict(state["pair"])
-        seconds = state["seconds"]
+    keeper = Keeper(out, "tower", tower, pair, progress, every=500)
     plan = tuple((until - pair.done, mixes) for until, mixes in stages)
-    compiled = torch.compile(losses)
-    bar = progress.add_task("vision tower", total=steps, completed=pair.done)
-    last = time.perf_counter()
+    # With many shapes compiling takes longer than it saves.
+    loss_of = torch.compile(losses) if len(tower.kind.sizes) == 1 else losses
     for pixels, colours, digits in _sheets(tower, plan, seed + pair.done):
         if pair.done >= steps:
             break
-        loss = compiled(tower, pixels, colours, digits)
+        loss = loss_of(tower, pixels, colours, digits)
         loss.backward()
-        pair.step()
-        progress.update(bar, advance=1, description=f"vision tower, loss {loss.item():.3f}")
-        if pair.done % 25 == 0:
-            now = time.perf_counter()
-            seconds, last = seconds + now - last, now
-            _log(out, {"step": pair.done, "loss": round(loss.item(), 4), "seconds": round(seconds)})
-        if pair.done % 500 == 0 or pair.done == steps:
-            torch.save({"tower": tower.state_dict(), "pair": pair.state_dict(), "seconds": seconds}, saved)
-            _log(out, {"step": pair.done, **{name: round(value, 3) for name, value in legibility(tower).items()}})
+        if keeper.step(loss):
+            keeper.note(**{name: round(value, 3) for name, value in legibility(tower).items()})
     return tower
 
 
@@ -138,8 +124,3 @@ def _fit(
         loss.backward()
         optimiser.step()
     tower.vision.requires_grad_(True)
-
-
-def _log(out: pathlib.Path, entry: dict[str, float]) -> None:
-    with (out / "tower.jsonl").open("a") as log:
-        log.write(json.dumps(entry) + "\n")
