@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 
 import attnlens
-from attnlens.pocket import scenes, signs
+from attnlens.pocket import scenery, scenes, signs
 from attnlens.pocket.train import (
     instructblip,
     language,
@@ -266,6 +267,21 @@ def test_labels_name_the_patch_under_a_sign_and_ignore_what_shows_little_of_it()
     assert digit.reshape(10, 10)[2, 4] == 7
     wide, _ = sheets.labels([sign], (0, 0, 400, 400), (160, 80))
     assert (wide.reshape(10, 20)[2:4, 8:12] == sheets.COLOUR_NAMES.index("red")).all()
+
+
+def test_training_draws_backgrounds_of_the_training_split_only(monkeypatch):
+    drawn, draw = [], scenery.draw
+
+    def noting(rng, split, aspect=1.0):
+        drawn.append(split)
+        return draw(rng, split, aspect)
+
+    monkeypatch.setattr(scenery, "draw", noting)
+    next(iter(sheets.Sheets(((0, sheets.ALL),), 200, 0, backgrounds=8)))
+    (bucket,) = pool.BUCKETS["llava"]
+    made = pool.pool("llava", towers.make_clip(), bucket, 4, 0, Progress(disable=True))
+    assert set(drawn) == {"train"}
+    assert made.features.shape == (4, 1 + pool.WINDOWS, 100, towers.WIDTH)
 
 
 @pytest.mark.slow
