@@ -306,10 +306,12 @@ def test_the_command_measures_what_its_options_say(
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from attnlens.evaluate import plan, reproduce
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
     chosen = plan.Plan(1, 1, 1, 1, 1, ("small",))
     reproduce.run([sys.argv[1]], Path(sys.argv[2]), chosen, version="0", jobs=1, progress=lambda *_: None)
 """

@@ -113,7 +113,7 @@ def align(
 ) -> None:
     """Words and a linear map of patches that lie near each other; Q-Former and language model start with them."""
     near = torch.nn.Linear(WIDTH, WIDTH)
-    sample = pool.seen(np.arange(256), 0)[:, 1:].flatten(0, 1)
+    sample = pool.some(256)[:, 1:].flatten(0, 1)
     with torch.no_grad():
         torch.nn.init.normal_(near.weight, std=0.3 * WIDTH**-0.5)
         near.bias.copy_(-near.weight @ sample.mean(0))

@@ -32,7 +32,7 @@ def align(
     torch.manual_seed(seed)
     connector, embeddings = family.connector(model), model.get_input_embeddings().weight
     connector.requires_grad_(True)
-    family.prepare(model, torch.cat([pool.seen(np.arange(64), 0).flatten(0, 1) for pool in pools]))
+    family.prepare(model, torch.cat([pool.some(64).flatten(0, 1) for pool in pools]))
     rng = np.random.default_rng([seed, 4])
     colours = torch.tensor(tokenizer.convert_tokens_to_ids([*sheets.COLOUR_NAMES, "background"]))
     digits = torch.tensor(tokenizer.convert_tokens_to_ids([*"0123456789", "nothing"]))

@@ -91,6 +91,10 @@ class Pool:
         width, height = self.bucket.whole if isinstance(views, int) and views == 0 else self.bucket.crop
         return self.features[chosen, views, : self.leading + width * height // PATCH**2].float()
 
+    def some(self, count: int) -> torch.Tensor:
+        """The whole images of the first `count` items, or of all there are."""
+        return self.seen(np.arange(min(count, len(self.items))), 0)
+
 
 def draw(
     rng: np.random.Generator, backgrounds: list[tuple[str, np.ndarray]], bucket: Bucket

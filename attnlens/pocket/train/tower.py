@@ -43,7 +43,7 @@ def losses(tower: Tower, pixels: torch.Tensor, colours: torch.Tensor, digits: to
 
 
 @torch.no_grad()
-def legibility(tower: Tower, seed: int = 0, count: int = 384) -> dict[str, float]:
+def legibility(tower: Tower, seed: int = 0, count: int = 128) -> dict[str, float]:
     """Accuracy per patch on validation backgrounds: digits for several sizes of sign (input pixels), colours of tiny
     signs."""
     table = {}
