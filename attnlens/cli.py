@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 import attnlens
 from attnlens.cli_data import app as data_app
 from attnlens.cli_layers import layers as layers_command
+from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
 from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, short_path
 from attnlens.cli_reproduce import reproduce
 from attnlens.errors import AttnLensError
@@ -66,20 +67,6 @@ app.command("layers")(layers_command)
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
 QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)]
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="A bundled model, a folder, or a Hugging Face id.", metavar="MODEL")
-]
-Adapter = Annotated[
-    str | None,
-    typer.Option(
-        "--adapter", "-a", metavar="NAME|FILE", help="By default the one for the model's type.", show_default=False
-    ),
-]
-Device = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[
-    str | None,
-    typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16, ...; by default the checkpoint's own."),
-]
 Layer = Annotated[
     str | None,
     typer.Option("--layer", "-l", metavar="N|mean", help="Where to read attention; by default the adapter's."),
@@ -126,7 +113,7 @@ def demo(
     target = show.writable(save)
     scene = scenes.scene(seed=seed, target_area=DEMO_AREA)
     with _quietly():
-        lens = _load(DEFAULT_MODEL)
+        lens = loaded(DEFAULT_MODEL)
         result = _ask(lens, scene.image, scene.question, recipe, box=scene.box if recipe == "human" else None)
         figure = show.answer_figure(
             result.image,
@@ -198,7 +185,7 @@ def ask(
     picture = open_image(image)
     chosen = recipe or ("rel-att" if corners is None else "human")
     with _quietly():
-        lens = _load(model, adapter, device, dtype)
+        lens = loaded(model, adapter, device, dtype)
         result = _ask(lens, picture, question, chosen, max_new_tokens=max_new_tokens, box=corners, **options)
         if target is not None:
             result.save(target)
@@ -246,7 +233,7 @@ def look(
     options = _layer(layer)
     picture = open_image(image)
     with _quietly():
-        lens = _load(model, adapter, device, dtype)
+        lens = loaded(model, adapter, device, dtype)
         with _status("Looking"):
             found, strip = _maps(lens, picture, question, options)
         show.save(show.look_figure(picture, found, strip), target)
@@ -314,16 +301,6 @@ def list_recipes() -> None:
     for name in recipes.names():
         table.add_row(name, Text(recipes.describe(name)))
     Console().print(table)
-
-
-def _load(name: str, adapter: str | None = None, device: str | None = None, dtype: str | None = None) -> Lens:
-    with _status(f"Loading {name}"):
-        from transformers.utils import logging
-
-        from attnlens.lens import load
-
-        logging.disable_progress_bar()
-        return load(name, adapter=adapter, device=device, dtype=dtype)
 
 
 def _ask(lens: Lens, image: Any, question: str, recipe: str, **options: Any) -> Result:

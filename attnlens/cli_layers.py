@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
 from attnlens.cli_output import print_json
 from attnlens.errors import AttnLensError
 
@@ -35,9 +36,7 @@ MOST_HEADS = 20
 
 
 def layers(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A bundled model, a folder, or a Hugging Face id.", metavar="MODEL")
-    ] = "pocket/llava",
+    model: Model = "pocket/llava",
     data: Annotated[
         str,
         typer.Option(
@@ -55,12 +54,7 @@ def layers(
         bool, typer.Option("--answers", help="Ask the questions too, and tell right from wrong answers.")
     ] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Rank the heads of the language model, too.")] = False,
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            "--adapter", "-a", metavar="NAME|FILE", help="By default the one for the model's type.", show_default=False
-        ),
-    ] = None,
+    adapter: Adapter = None,
     by: Annotated[
         By, typer.Option("--by", help="What the best is chosen by: its ratio, or the crops that hold the target.")
     ] = "ratio",
@@ -72,13 +66,8 @@ def layers(
     save: Annotated[
         Path | None, typer.Option("--save", "-o", metavar="FILE.png", help="Chart of the ratio over the layers.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ...")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16, ...; by default the checkpoint's own."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Rank a model's layers by how much they look at the answer, on questions whose answer has a box.
@@ -105,7 +94,7 @@ def layers(
         charts.available()
     examples, source = _examples(data, count)
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-        lens = _load(model, adapter, device, dtype)
+        lens = loaded(model, adapter, device, dtype)
         ranking = _ranked(lens, examples, heads, answers)
         if picture is not None:
             show.save(_chart(ranking, model), picture)
@@ -152,16 +141,6 @@ def _examples(data: str, count: int) -> tuple[list[Example], str]:
         Console(stderr=True).print(Text(note, style="yellow"), soft_wrap=True)
     taken = min(count, len(boxed))
     return [boxed[index * len(boxed) // taken] for index in range(taken)], source
-
-
-def _load(model: str, adapter: str | None, device: str | None, dtype: str | None) -> Lens:
-    with Console(stderr=True).status(f"Loading {model} ..."):
-        from transformers.utils import logging
-
-        from attnlens.lens import load
-
-        logging.disable_progress_bar()
-        return load(model, adapter=adapter, device=device, dtype=dtype)
 
 
 def _ranked(lens: Lens, examples: Sequence[Example], heads: bool, answers: bool) -> Ranking:

@@ -93,11 +93,19 @@ class Box(NamedTuple):
         """In square pixels; 0 when the box is empty."""
         return max(0, self.width) * max(0, self.height)
 
-    def iou(self, other: Box) -> float:
-        """Intersection over union with `other`, 0 to 1; 0 when both are empty."""
+    def shared(self, other: Box) -> float:
+        """What this box and `other` have in common, in square pixels."""
         across = min(self.x2, other.x2) - max(self.x1, other.x1)
         down = min(self.y2, other.y2) - max(self.y1, other.y1)
-        shared = max(0, across) * max(0, down)
+        return max(0, across) * max(0, down)
+
+    def holds(self, target: Box) -> bool:
+        """Whether at least half of `target` lies in this box."""
+        return self.shared(target) >= target.area / 2
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with `other`, 0 to 1; 0 when both are empty."""
+        shared = self.shared(other)
         union = self.area + other.area - shared
         return shared / union if union > 0 else 0.0
 

@@ -210,3 +210,11 @@ def test_tiles_that_do_not_line_up_are_refused():
 
 def test_overlaps_are_fractions_of_each_span():
     assert overlaps(np.array([[0.0, 10.0], [10.0, 20.0], [20.0, 30.0]]), 5, 12).tolist() == [0.5, 0.2, 0]
+
+
+@pytest.mark.parametrize(
+    ("crop", "held"),
+    [((0, 0, 50, 100), True), ((0, 0, 49, 100), False), ((0, 0, 500, 500), True), ((100, 0, 200, 100), False)],
+)
+def test_a_crop_holds_a_target_from_half_of_its_area_on(crop, held):
+    assert Box(*crop).holds(Box(0, 0, 100, 100)) is held

@@ -213,10 +213,7 @@ def _look(reading: Reading, example: Example, heads: bool) -> _Look:
 def _holds(importance: ImportanceMap, box: Box, window: int | None) -> bool:
     """Whether the crop holds at least half of `box`; where no crop stands out there is none to hold it."""
     found = search(importance) if window is None else search(importance, window)
-    crop = found[0].box
-    across = min(crop.x2, box.x2) - max(crop.x1, box.x1)
-    down = min(crop.y2, box.y2) - max(crop.y1, box.y1)
-    return found[0].confident and max(0, across) * max(0, down) >= box.area / 2
+    return found[0].confident and found[0].box.holds(box)
 
 
 def _row(

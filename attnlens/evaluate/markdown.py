@@ -7,7 +7,7 @@ from typing import Any
 
 from attnlens.evaluate import paper
 from attnlens.evaluate.conditions import BY_TASK, EXTERNAL
-from attnlens.evaluate.plan import HIGH, SIZES
+from attnlens.evaluate.plan import HIGH, SIZES, TASKS
 from attnlens.evaluate.scoring import RESAMPLES
 from attnlens.evaluate.tables import BINS, ordered, recipes
 
@@ -168,8 +168,8 @@ def _kinds(numbers: Numbers) -> list[str]:
     for size in (SIZES[0], SIZES[-1]):
         rows = []
         for model, kinds in numbers["kinds"].items():
-            for kind, sizes in kinds.items():
-                cells = [sizes.get(size, {}).get(name) for name in BY_TASK]
+            for kind in (one for one in TASKS if one in kinds):
+                cells = [kinds[kind].get(size, {}).get(name) for name in BY_TASK]
                 shown = ["-" if cell is None else _interval(cell["accuracy"]) for cell in cells]
                 count = next((str(cell["accuracy"]["count"]) for cell in cells if cell is not None), "0")
                 rows.append([model, kind, count, *shown])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,6 @@ from attnlens.lens.lens import Lens
 from attnlens.recipes import Result, ask
 
 MAX_NEW_TOKENS = 20
-HELD = 0.5
-"""A crop that holds at least this share of the target's area holds the target."""
 PICTURED = "rel-att"
 _SAMPLE = 256  # numbers of each parameter that tell two sets of weights apart
 
@@ -69,17 +67,6 @@ def settings(lens: Lens, label: str, version: str) -> Record:
         "defaults": lens.spec.defaults.model_dump(mode="json"),
         "versions": {"attnlens": version, "torch": torch.__version__, "transformers": transformers.__version__},
     }
-
-
-def holds(crops: Iterable[Box], target: Sequence[float]) -> bool:
-    """Whether a crop holds at least half of the target (both in original pixels)."""
-    box = Box(*target)
-    for crop in crops:
-        across = min(crop.x2, box.x2) - max(crop.x1, box.x1)
-        down = min(crop.y2, box.y2) - max(crop.y1, box.y1)
-        if max(0, across) * max(0, down) >= HELD * box.area:
-            return True
-    return False
 
 
 def _fingerprint(model: Any) -> str:
@@ -137,7 +124,7 @@ def _answer(lens: Lens, example: Example, image: Image.Image, name: str) -> Reco
         "answer": result.answer,
         "right": right(result.answer, example.labels),
         "boxes": [[_number(edge) for edge in box] for box in result.boxes],
-        "holds": None if example.box is None else holds(result.boxes, example.box),
+        "holds": None if example.box is None else any(crop.holds(example.box) for crop in result.boxes),
         "seconds": round(cost.pop("seconds"), 4),
         "cost": cost,
     }

@@ -203,19 +203,6 @@ def test_centre_and_random_crops_are_as_wide_as_the_window_and_inside_the_image(
     assert box_of("rel-att", example=examples[0], image_size=(300, 200)) is None
 
 
-@pytest.mark.parametrize(
-    ("crop", "held"),
-    [((0, 0, 50, 100), True), ((0, 0, 49, 100), False), ((0, 0, 500, 500), True), ((100, 0, 200, 100), False)],
-)
-def test_a_crop_holds_the_target_from_half_of_its_area_on(crop: tuple[int, ...], held: bool) -> None:
-    assert measure.holds([Box(*crop)], (0, 0, 100, 100)) is held
-    assert measure.holds([Box(300, 300, 400, 400), Box(*crop)], (0, 0, 100, 100)) is held
-
-
-def test_no_crop_holds_no_target() -> None:
-    assert measure.holds([], (0, 0, 100, 100)) is False
-
-
 def test_records_of_other_weights_are_refused(whole: tuple[Path, Any]) -> None:
     model, processor = tiny.build("llava", seed=1)
     other = attnlens.load(model=model, processor=processor, adapter="llava")
