@@ -19,10 +19,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import attnlens
+from attnlens.cli_adapters import app as adapters_app
 from attnlens.cli_data import app as data_app
 from attnlens.cli_layers import layers as layers_command
 from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
-from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, short_path
+from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks
 from attnlens.cli_reproduce import reproduce
 from attnlens.errors import AttnLensError
 
@@ -57,7 +58,6 @@ app = typer.Typer(
     help="Shows where a multimodal LLM looks in an image, and asks it again with the crop that matters.",
     epilog='Start with: [bold]attnlens demo[/], then [bold]attnlens ask photo.jpg "What does the sign say?"[/]',
 )
-adapters_app = typer.Typer(no_args_is_help=True, help="The YAML files that say how a model family is read.")
 recipes_app = typer.Typer(no_args_is_help=True, help="The ways to look twice: which map, which search, which answer.")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(recipes_app, name="recipes")
@@ -246,50 +246,6 @@ def look(
     print_peaks(peaks, target)
 
 
-@adapters_app.command("list")
-def list_adapters() -> None:
-    """The adapters that can be used by name, and the files they are in.
-
-    Your own are found in the folders of ATTNLENS_ADAPTERS and in ~/.config/attnlens/adapters.
-    """
-    from attnlens import adapters
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "model types", "grid", "layer", "file"):
-        table.add_column(column, overflow="fold", style="bold" if column == "name" else "")
-    for name, path in sorted(adapters.available().items()):
-        try:
-            spec = adapters.find(path)
-            shown = [", ".join(spec.model_types), spec.grid.kind, str(spec.defaults.layer)]
-        except AttnLensError:
-            shown = [f"not valid: attnlens adapters show {name}", "", ""]
-        table.add_row(*(Text(cell) for cell in (name, *shown, short_path(path))))
-    Console().print(table)
-
-
-@adapters_app.command("show")
-def show_adapter(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See [bold]attnlens adapters list[/].")],
-) -> None:
-    """Print an adapter's YAML, to read it or to start one of your own from it.
-
-    [bold]attnlens adapters show llava > my_model.yaml[/]
-    """
-    from rich.syntax import Syntax
-
-    from attnlens.adapters import library, safeyaml
-
-    path = library.path_of(name)
-    text = safeyaml.read_text(path)
-    console = Console()
-    if console.is_terminal:
-        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
-    else:
-        typer.echo(text, nl=False)
-    Console(stderr=True).print(Text(str(path), style="dim"), soft_wrap=True)
-    library.read(path)
-
-
 @recipes_app.command("list")
 def list_recipes() -> None:
     """The recipes that can be used by name, and what each does. A YAML file works in place of a name."""
@@ -360,3 +316,7 @@ def _layer(text: str | None) -> dict[str, Any]:
         return {"layer": int(text)}
     except ValueError:
         raise AttnLensError(f"--layer {text!r} is neither a layer's number nor 'mean'.") from None
+
+
+if __name__ == "__main__":
+    app()

@@ -149,6 +149,11 @@ def _bundled_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "adapters"
 
 
+def schema_path() -> Path:
+    """The JSON Schema of adapters, for editors."""
+    return _bundled_folder() / "schema.json"
+
+
 def _entry_point_paths(entry_point: importlib.metadata.EntryPoint) -> list[Path]:
     """What the entry point names: a package that holds YAML files, a path, or a function that returns paths."""
     said = f"{entry_point.name!r} = {entry_point.value!r}"

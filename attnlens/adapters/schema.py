@@ -7,66 +7,17 @@ out of it; `{config: dotted.path}` is the only indirection, so a file never hold
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from attnlens.errors import AttnLensError
+from attnlens.adapters.grids import GridSpec
+from attnlens.adapters.strict import FromConfig, FromTokenizer, Strict
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FromConfig(_Strict):
-    """A value that stands in the model's config, named by its dotted path."""
-
-    config: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
-
-    def resolve(self, config: Any) -> Any:
-        value = config
-        for name in self.config.split("."):
-            if not hasattr(value, name):
-                raise AttnLensError(
-                    f"The adapter reads {self.config!r} from the model's config, which has no {name!r} in "
-                    f"{type(value).__name__}. Correct the path in the adapter's YAML."
-                )
-            value = getattr(value, name)
-        return value
+Strategy = Literal["shared", "replay", "one_pass", "eager"]
 
 
-def resolve(value: Any, config: Any) -> Any:
-    """`value` itself, or what it names in the model's `config`."""
-    return value.resolve(config) if isinstance(value, FromConfig) else value
-
-
-class SquareGrid(_Strict):
-    """A fixed square of patches, one image token each, row by row (LLaVA-1.5)."""
-
-    kind: Literal["square"]
-
-
-class ThwGrid(_Strict):
-    """Native aspect ratio: `key` holds (frames, rows, cols) in patches, `merge` x `merge` of them a token (Qwen-VL)."""
-
-    kind: Literal["thw"]
-    merge: int | FromConfig
-    patch: int | FromConfig = FromConfig(config="vision_config.patch_size")
-    key: str = "image_grid_thw"
-
-
-class LatentsGrid(_Strict):
-    """Image tokens are queries without a place; the connector's attention leads to a square of patches (Q-Former)."""
-
-    kind: Literal["latents"]
-    patch: int | FromConfig = FromConfig(config="vision_config.patch_size")
-    cls: int = Field(default=1, ge=0, description="patches before the grid in the connector's keys (a CLS token)")
-
-
-GridSpec = Annotated[SquareGrid | ThwGrid | LatentsGrid, Field(discriminator="kind")]
-
-
-class PromptSpec(_Strict):
+class PromptSpec(Strict):
     """How a question becomes a prompt."""
 
     template: str = Field(
@@ -80,6 +31,13 @@ class PromptSpec(_Strict):
     per_image: tuple[str, ...] = Field(
         default=(), description="text inputs that the connector wants once for each image"
     )
+    image_axis: Literal[0, 1] = Field(
+        default=0, description="axis of pixel_values along which a prompt's images stand; 1 behind an axis of prompts"
+    )
+    pixels: str = Field(default="pixel_values", description="the image processor's output that holds the pixels")
+    pixel_gradient: bool = Field(
+        default=True, description="false where the image reaches the language model through codes (VQ)"
+    )
 
     @field_validator("template")
     @classmethod
@@ -89,8 +47,8 @@ class PromptSpec(_Strict):
         return template
 
 
-class LanguageModelSpec(_Strict):
-    """Where the language model is, when it is not the whole model itself."""
+class LanguageModelSpec(Strict):
+    """Where the language model is and how its prompts may be cut, where that is not what most models do."""
 
     level: Literal["outer", "inner"] = Field(
         default="outer", description="inner: chunks and decoding go to the submodule at `path`, not to the whole model"
@@ -100,18 +58,41 @@ class LanguageModelSpec(_Strict):
         default=None,
         description="path of the attention modules, * for a layer's number; None: as transformers records them",
     )
-    shared_prefix: bool = Field(
-        default=True, description="false where image tokens depend on the question, or see what follows them"
+    attention_output: int = Field(
+        default=1, description="which of the values that these modules put out is the weights"
+    )
+    strategy: Strategy | None = Field(
+        default=None,
+        description="shared: the image is prefilled once and every question is a tail on it; replay: each question is "
+        "prefilled whole, and its last token run again; one_pass: each question in one pass, where image tokens depend "
+        "on the question or on what follows them; eager: one pass of the model's own eager attention. None: shared; replay "
+        "where the model has a recurrent state; one_pass behind a connector with attention or for an inner level",
+    )
+    appends_images: bool = Field(
+        default=True, description="false where a crop cannot be added to a prefix that is already read"
     )
 
 
-class ConnectorSpec(_Strict):
+class ConnectorSpec(Strict):
     """Cross-attention between image patches and image tokens."""
 
     attention: str = Field(description="path of the attention modules; * stands for a layer's number")
+    attention_output: int = Field(
+        default=1, description="which of the values that these modules put out is the weights"
+    )
 
 
-class Defaults(_Strict):
+class TinySpec(Strict):
+    """What a tiny random model of the family needs beyond attnlens' own rules, for `attnlens adapters check --tiny`."""
+
+    config: dict[str, Any] = Field(default={}, description="settings of the model's config, nested as it is")
+    image_processor: str | None = Field(
+        default=None, description="class of the image processor; None: the one transformers has for the model type"
+    )
+    images: dict[str, Any] = Field(default={}, description="settings of the image processor")
+
+
+class Defaults(Strict):
     """What the paper, its code or a measurement on validation data chose for this family."""
 
     layer: int | Literal["mean"] = "mean"
@@ -122,7 +103,7 @@ class Defaults(_Strict):
     window: int | None = Field(default=None, gt=0, description="side of the smallest crop, in original pixels")
 
 
-class AdapterSpec(_Strict):
+class AdapterSpec(Strict):
     """One adapter, as its YAML file says it."""
 
     model_types: tuple[str, ...] = Field(min_length=1)
@@ -130,8 +111,9 @@ class AdapterSpec(_Strict):
     prompt: PromptSpec = PromptSpec()
     language_model: LanguageModelSpec = LanguageModelSpec()
     connector: ConnectorSpec | None = None
-    image_token_id: int | FromConfig = FromConfig(config="image_token_id")
+    image_token_id: int | FromConfig | FromTokenizer = FromConfig(config="image_token_id")
     defaults: Defaults = Defaults()
+    tiny: TinySpec = TinySpec()
     name: str = Field(default="", description="filled in by the library: the file's stem")
 
     @classmethod

@@ -14,7 +14,7 @@ parameters may stay frozen. They are switched on for a stretch of work and off a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,8 +25,11 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attnlens.errors import AttnLensError
 
+_EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
+
 ROWS = "attnlens_rows"
 OPEN = "attnlens_open"
+CUT = "attnlens_cut"
 
 
 def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -41,7 +44,7 @@ def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     )
 
 
-def _rooted(query: Tensor) -> Tensor:
+def rooted(query: Tensor) -> Tensor:
     """`query`, as the start of the graph if gradients are wanted and none has begun."""
     if torch.is_grad_enabled() and not query.requires_grad:
         return query.detach().requires_grad_()
@@ -51,26 +54,47 @@ def _rooted(query: Tensor) -> Tensor:
 def _open_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    return _eager_function(module)(module, _rooted(query), key, value, attention_mask, **kwargs)
+    query = rooted(query)
+    return _eager_function(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
 
 
 def _rows_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    if attention_mask is None:
+    mask = _needed(attention_mask, module, query)
+    query = rooted(query)
+    eager = _eager_function(module)
+    if query.shape[2] > 1 and not any(kwargs.get(name) is not None for name in _EAGER_ONLY):
+        sdpa = AttentionInterface()["sdpa"]
+        before, _ = sdpa(
+            module, query[:, :, :-1], key, value, _rows_of(mask, slice(-1)), **kwargs | {"is_causal": False}
+        )
+        last, weights = eager(
+            module, query[:, :, -1:], key, value, _additive(_rows_of(mask, slice(-1, None)), query), **kwargs
+        )
+        return torch.cat([before, last], dim=1), weights
+    return eager(module, query, key, value, _additive(mask, query), **kwargs)
+
+
+def _needed(mask: Tensor | None, module: nn.Module, query: Tensor) -> Tensor | None:
+    """A mask that may be left out only where every query sees every key."""
+    if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True):
         raise AttnLensError(
             f"{type(module).__name__} built no attention mask for the implementation {ROWS!r}: transformers' mask "
-            "interface was bypassed, and the rows would be wrong. This model needs the eager implementation."
+            "interface was bypassed, and the rows would be wrong. State language_model: {strategy: eager}."
         )
-    query = _rooted(query)
-    last = torch.where(attention_mask[:, :, -1:], 0.0, torch.finfo(query.dtype).min).to(query.dtype)
-    out, weights = _eager_function(module)(module, query[:, :, -1:], key, value, last, **kwargs)
-    if query.shape[2] > 1:
-        sdpa = AttentionInterface()["sdpa"]
-        kwargs = {**kwargs, "is_causal": False}
-        before, _ = sdpa(module, query[:, :, :-1], key, value, attention_mask[:, :, :-1], **kwargs)
-        out = torch.cat([before, out], dim=1)
-    return out, weights
+    return mask
+
+
+def _rows_of(mask: Tensor | None, rows: slice) -> Tensor | None:
+    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
+
+
+def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """What eager attention adds to its scores: 0 where a boolean mask is true."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.where(mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
 
 
 def _rows_mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -82,6 +106,7 @@ AttentionInterface.register(ROWS, _rows_forward)
 AttentionInterface.register(OPEN, _open_forward)
 AttentionMaskInterface.register(ROWS, _rows_mask)
 AttentionMaskInterface.register(OPEN, eager_mask)
+AttentionMaskInterface.register(CUT, _rows_mask)
 
 
 @contextmanager
@@ -96,6 +121,23 @@ def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     finally:
         for config, previous in before:
             config._attn_implementation_internal = previous
+
+
+@contextmanager
+def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
+    """Run `modules` so that no query looks at the keys in `columns`: what depends on them shows in the logits."""
+
+    def forward(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        blind = query.new_zeros(1, 1, 1, key.shape[-2])
+        blind[..., list(columns)] = torch.finfo(query.dtype).min
+        mask = _additive(attention_mask, query)
+        return _eager_function(module)(module, query, key, value, blind if mask is None else mask + blind, **kwargs)
+
+    AttentionInterface.register(CUT, forward)
+    with implementation(modules, CUT):
+        yield
 
 
 @contextmanager

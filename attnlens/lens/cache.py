@@ -39,6 +39,18 @@ def new_cache(model: Any) -> DynamicCache:
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
+def gives_back(cache: DynamicCache) -> bool:
+    """Whether the last token can be taken out of this cache again: out of plain keys and values, not out of a state."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def take_back(cache: DynamicCache) -> None:
+    """Take the last token out of `cache`, and the rest off any graph."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+    cache.crop(-1)
+
+
 def branch(cache: DynamicCache) -> DynamicCache:
     """A cache that grows on its own from where `cache` stands; neither sees what the other adds."""
     twin = copy.copy(cache)
@@ -47,7 +59,7 @@ def branch(cache: DynamicCache) -> DynamicCache:
 
 
 def _branched(layer: CacheLayerMixin) -> CacheLayerMixin:
-    if not layer.is_initialized or type(layer) not in (DynamicLayer, SharedLayer):
+    if type(layer) not in (DynamicLayer, SharedLayer) or not layer.is_initialized:
         return copy.deepcopy(layer)  # sliding windows and recurrent states may be written in place
     keys, values = getattr(layer, "shared_keys", ()), getattr(layer, "shared_values", ())
     if layer.keys.numel():

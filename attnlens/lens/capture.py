@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnlens.lens import multihead
 from attnlens.lens.attention import OPEN, ROWS, frozen, implementation
 from attnlens.lens.structure import Structure
-from attnlens.lens.tracer import Tracer
+from attnlens.lens.tracer import Site, Tracer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def replay(
     model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool
 ) -> Captured:
     """Capture A; `inputs` are those of the last token, with the cache of the tokens before it."""
-    with _seeing(model, structure.attention, (), gradients):
+    with _seeing(model, structure.attention, ROWS, (), gradients):
         output, rows = tracer.run(inputs, structure.attention)
         return _captured(output.logits, rows, [], gradients)
 
@@ -45,20 +46,22 @@ def replay(
 def one_pass(
     model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool
 ) -> Captured:
-    """Capture B; `inputs` are those of the whole prompt."""
-    with _seeing(model, structure.attention, structure.connector, gradients):
+    """Capture B; `inputs` are those of the whole prompt.
+
+    Under the strategy eager, and in the decoder of an encoder-decoder, whose own prompt is a token or two, all rows are
+    computed eagerly.
+    """
+    rows_only = structure.strategy != "eager" and structure.keys != "encoder"
+    with _seeing(model, structure.attention, ROWS if rows_only else OPEN, structure.connector, gradients):
         output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))
         split = len(structure.connector)
         return _captured(output.logits, weights[split:], weights[:split], gradients)
 
 
-def pixel_gradient(model: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """d log p(top token) / d pixel_values, the same shape, through the whole model."""
-    pixels = inputs["pixel_values"].detach().clone().requires_grad_()
+def pixel_gradient(model: Any, inputs: Mapping[str, Any], pixels: Sequence[Tensor]) -> Sequence[Tensor]:
+    """d log p(top token) / d each of `pixels`, which `inputs` were made from, through the whole model."""
     with frozen(model), torch.enable_grad():
-        logits = model(**{**inputs, "pixel_values": pixels}).logits
-        (gradient,) = torch.autograd.grad(_top(logits)[1], [pixels])
-    return gradient
+        return torch.autograd.grad(_top(model(**inputs).logits)[1], list(pixels))
 
 
 def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradients: bool) -> Captured:
@@ -81,11 +84,15 @@ def _top(logits: Tensor) -> tuple[int, Tensor]:
 
 
 @contextmanager
-def _seeing(model: nn.Module, rows: Sequence[str], everything: Sequence[str], gradients: bool) -> Iterator[None]:
-    """The attention of `rows` and `everything` in the open, gradients as asked, parameters frozen."""
+def _seeing(
+    model: nn.Module, language: Sequence[Site], how: str, connector: Sequence[Site], gradients: bool
+) -> Iterator[None]:
+    """The language model's attention under the implementation `how`, the connector's in the open, parameters frozen."""
+    connecting = [model.get_submodule(site.path) for site in connector]
     with ExitStack() as stack:
-        stack.enter_context(implementation([model.get_submodule(path) for path in rows], ROWS))
-        stack.enter_context(implementation([model.get_submodule(path) for path in everything], OPEN))
+        stack.enter_context(implementation([model.get_submodule(site.path) for site in language], how))
+        stack.enter_context(implementation(connecting, OPEN))
+        stack.enter_context(multihead.opened(connecting))
         if gradients:
             stack.enter_context(frozen(model))
         stack.enter_context(torch.set_grad_enabled(gradients))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from attnlens.errors import AttnLensError
-from attnlens.lens.prompts import Prompt
+from attnlens.lens.prompts import Prompt, on_device
 
 
 class Generator:
@@ -28,7 +28,8 @@ class Generator:
         """Position ids of the whole prompt, [..., tokens]: m-rope models have several rows."""
         if not self._takes_positions:
             return None
-        known = {"attention_mask": torch.ones_like(prompt.ids), **prompt.extras, **prompt.vision}
+        whole_numbers = {key: value for key, value in prompt.vision().items() if not value.is_floating_point()}
+        known = {"attention_mask": torch.ones_like(prompt.ids), **prompt.extras, **on_device(whole_numbers, self.model)}
         positions = self.model._prepare_position_ids_for_generation(prompt.ids, known)
         return positions if isinstance(positions, Tensor) else None
 
@@ -81,21 +82,38 @@ class Generator:
 
         This is the model's own `generate`, so its generation config (end tokens, repetition penalty) holds.
         """
-        if max_new_tokens < 1:
-            raise AttnLensError(f"max_new_tokens is {max_new_tokens}; expected 1 or more.")
-        config = copy.deepcopy(self.model.generation_config)
-        config.do_sample, config.num_beams = False, 1
-        config.temperature = config.top_p = config.top_k = None
-        config.max_new_tokens, config.max_length = max_new_tokens, None
-        config.output_logits = config.return_dict_in_generate = True
         extra = {} if positions is None else {"position_ids": positions}
-        out = self.model.generate(
-            input_ids=prompt.ids,
-            attention_mask=torch.ones_like(prompt.ids),
-            past_key_values=cache,
-            generation_config=config,
-            **extra,
-        )
-        tokens = out.sequences[0, prompt.length :].tolist()
-        log_probs = torch.stack([step[0].float().log_softmax(-1) for step in out.logits[: len(tokens)]])
-        return tokens, float(log_probs[range(len(tokens)), tokens].sum())
+        known = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids), "past_key_values": cache}
+        return generate(self.model, self.model, {**known, **extra}, max_new_tokens)
+
+
+def decoder_prompt(language_model: Any, like: Tensor) -> Tensor:
+    """What an encoder-decoder's answer begins with, [1, tokens]: the start token, and one that is forced on it."""
+    config = language_model.generation_config
+    text = language_model.config.get_text_config(decoder=True)
+    start = config.decoder_start_token_id
+    begin = [text.decoder_start_token_id if start is None else start, config.forced_bos_token_id]
+    return like.new_tensor([[token for token in begin if token is not None]])
+
+
+@torch.no_grad()
+def generate(
+    model: Any, language_model: Any, inputs: Mapping[str, Any], max_new_tokens: int
+) -> tuple[list[int], float]:
+    """Greedy tokens after the prompt of `inputs` and their summed log-probability, by `model.generate`.
+
+    `language_model` is the part that generates, whose generation config (end tokens, repetition penalty) holds.
+    """
+    if max_new_tokens < 1:
+        raise AttnLensError(f"max_new_tokens is {max_new_tokens}; expected 1 or more.")
+    config = copy.deepcopy(language_model.generation_config)
+    config.do_sample, config.num_beams = False, 1
+    config.temperature = config.top_p = config.top_k = None
+    config.max_new_tokens, config.max_length = max_new_tokens, None
+    config.output_logits = config.return_dict_in_generate = True
+    own = ("logits_to_keep", "use_cache", "decoder_input_ids")  # generate sets these itself
+    given = {key: value for key, value in inputs.items() if key not in own}
+    out = model.generate(**given, generation_config=config)
+    tokens = out.sequences[0, -len(out.logits) :].tolist()
+    log_probs = torch.stack([step[0].float().log_softmax(-1) for step in out.logits])
+    return tokens, float(log_probs[range(len(tokens)), tokens].sum())

@@ -24,7 +24,7 @@ class Lens:
         self.processor = processor
         self.spec = spec
         self.tokenizer = processor.tokenizer
-        self.structure = structure_of(model, spec)
+        self.structure = structure_of(model, self.tokenizer, spec)
         self.generator = Generator(self.structure.generator)
         self.prompter = Prompter(processor, spec, model, self.structure.image_token_id)
         self.tracer = Tracer(model)

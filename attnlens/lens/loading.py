@@ -65,6 +65,17 @@ def load(
     return Lens(_placed(model.eval(), device, None), processor, spec)
 
 
+def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The config of the model in a folder or on the Hugging Face hub. Raises AttnLensError."""
+    try:
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise AttnLensError(
+            f"The config of {str(name)!r} could not be read: {_first_line(error)} Expected a folder with config.json, a "
+            "Hugging Face id (downloaded before, or with a network), or a model type such as llava."
+        ) from error
+
+
 def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
     return adapters.for_model_type(config.model_type) if adapter is None else adapters.find(adapter)
 

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import BatchFeature
 
-from attnlens.adapters.schema import AdapterSpec, resolve
+from attnlens.adapters.schema import AdapterSpec
+from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
+from attnlens.lens.layouts import Layout, Processed, layout_of
 
 
 @dataclass(eq=False)
@@ -31,10 +34,10 @@ class Prompt:
     ids: Tensor  # int64 [1, tokens]
     extras: dict[str, Tensor]  # further inputs along the sequence, such as mm_token_type_ids [1, tokens]
     images: tuple[PreparedImage, ...]
-    vision: dict[
-        str, Tensor
-    ]  # the images' inputs (pixels not on the device yet), and what the connector reads of the text
-    positions: tuple[range, ...]  # where each image's tokens stand in the sequence
+    side: dict[str, Tensor]  # what else the model reads, such as a connector's own reading of the text
+    keys: frozenset[str]  # what the processor hands on of the image processor's output
+    positions: tuple[tuple[int, ...], ...]  # where each image's tokens stand in the sequence
+    image_axis: int = 0
 
     @property
     def length(self) -> int:
@@ -43,7 +46,13 @@ class Prompt:
     @property
     def end_of_images(self) -> int:
         """One past the last image token."""
-        return self.positions[-1].stop
+        return self.positions[-1][-1] + 1
+
+    def vision(self, start: int = 0) -> dict[str, Tensor]:
+        """The inputs of the images from number `start` on; pixels are where the processor left them."""
+        fresh = [one.features for one in self.images[start:]]
+        features = tensors(joined(fresh, self.image_axis) if fresh else {})
+        return {key: value for key, value in features.items() if key in self.keys} | self.side
 
 
 class Prompter:
@@ -61,13 +70,24 @@ class Prompter:
         text = self._text(len(images), question)
         inputs = self._process(images, text)
         ids = inputs.pop("input_ids")
-        inputs.pop("attention_mask", None)
         if self._spec.prompt.prepended is not None:
             ids, inputs = self._one_span_per_image(ids, inputs, len(images))
-        extras = {key: inputs.pop(key) for key in list(inputs) if self._along_sequence(inputs[key], ids, key)}
-        shapes = {tuple(v.shape for v in p.features.values() if isinstance(v, Tensor)) for p in images}
-        positions = self._image_positions(ids, len(images), same_size=len(shapes) == 1)
-        return Prompt(ids, extras, tuple(images), inputs, positions)
+        inputs.pop("attention_mask", None)
+        keys = frozenset(inputs) & {key for one in images for key in one.features}
+        given = {key: value for key, value in inputs.items() if key not in keys}
+        extras = {key: value for key, value in given.items() if self._along_sequence(value, ids, key)}
+        side = {key: value for key, value in given.items() if key not in extras}
+        axis = self._spec.prompt.image_axis
+        return Prompt(ids, extras, tuple(images), side, keys, self._image_positions(ids, images), axis)
+
+    def layouts(self, images: Sequence[PreparedImage]) -> tuple[Layout, ...]:
+        """Where the tokens of images that a prompt was made for lie, as the model gets them: padded to one size."""
+        features = [one.features for one in images]
+        if self._spec.grid.kind == "latents":  # a connector numbers its keys on the padded canvas
+            features = _apart(features, self._spec.prompt.image_axis)
+        made = (self._processor.image_processor, self._model.config)
+        pairs = zip(images, features, strict=True)
+        return tuple(layout_of(self._spec.grid, Processed(one.image.size, own, *made)) for one, own in pairs)
 
     def _checked(self, question: str) -> str:
         if not isinstance(question, str) or not question.strip():
@@ -97,7 +117,7 @@ class Prompter:
 
     def _process(self, images: Sequence[PreparedImage], text: str) -> dict[str, Tensor]:
         processor = copy.copy(self._processor)
-        processor.image_processor = _Remembering(self._processor.image_processor, images)
+        processor.image_processor = _Remembering(self._processor.image_processor, images, self._spec.prompt.image_axis)
         try:
             encoded = processor(images=[p.image for p in images], text=[text], return_tensors="pt")
         except ValueError as error:
@@ -128,54 +148,105 @@ class Prompter:
     def _along_sequence(self, value: Tensor, ids: Tensor, key: str) -> bool:
         return value.shape == ids.shape and key not in self._spec.prompt.per_image
 
-    def _image_positions(self, ids: Tensor, count: int, same_size: bool) -> tuple[range, ...]:
+    def _image_positions(self, ids: Tensor, images: Sequence[PreparedImage]) -> tuple[tuple[int, ...], ...]:
         at = torch.nonzero(ids[0] == self._image_token_id).flatten().tolist()
         if not at:
             raise AttnLensError(
                 f"The prompt has no image token (id {self._image_token_id}). Check image_token_id and prompt in the "
                 f"adapter {self._spec.name!r}: a literal template needs {{images}}."
             )
-        spans: list[range] = []
-        for position in at:
-            if spans and spans[-1].stop == position:
-                spans[-1] = range(spans[-1].start, position + 1)
-            else:
-                spans.append(range(position, position + 1))
-        if len(spans) == count:
-            return tuple(spans)
-        if len(spans) == 1 and same_size:  # nothing stands between the images: equal shares
-            each = len(at) // count
-            return tuple(range(at[0] + i * each, at[0] + (i + 1) * each) for i in range(count))
-        raise AttnLensError(
-            f"The prompt holds {len(spans)} run(s) of image tokens for {count} images. Put something between the "
-            f"images in the template of the adapter {self._spec.name!r}, such as a newline."
-        )
+        counts = [layout.tokens for layout in self.layouts(images)]
+        if sum(counts) != len(at):
+            raise AttnLensError(
+                f"A grid that does not fit: the grid kind {self._spec.grid.kind!r} of the adapter {self._spec.name!r} "
+                f"gives {' + '.join(map(str, counts))} tokens to the image(s), and the prompt holds {len(at)} image "
+                "tokens. Correct grid in the adapter (its kind, patch, merge, or tokens without a place), or "
+                "image_token_id."
+            )
+        ends = [sum(counts[: number + 1]) for number in range(len(counts))]
+        return tuple(tuple(at[end - count : end]) for count, end in zip(counts, ends, strict=True))
 
 
 class _Remembering:
     """An image processor that processes each `PreparedImage` once; everything else is the real one's."""
 
-    def __init__(self, real: Any, prepared: Sequence[PreparedImage]) -> None:
+    def __init__(self, real: Any, prepared: Sequence[PreparedImage], image_axis: int) -> None:
         self._real = real
         self._prepared = {id(p.image): p for p in prepared}
+        self._image_axis = image_axis
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        flat = images if isinstance(images, list | tuple) else [images]
         features = []
-        for image in flat:
+        for image in _flat(images):
             prepared = self._prepared[id(image)]
             if not prepared.features:
-                prepared.features = dict(self._real([image], **{**kwargs, "return_tensors": "pt"}))
+                alone = [[image]] if self._image_axis else [image]
+                made = self._real(alone, **{**kwargs, "return_tensors": "pt"})
+                prepared.features = {"pixel_values": made} if isinstance(made, Tensor) else dict(made)
             features.append(prepared.features)
-        return BatchFeature(joined(features))
+        return BatchFeature(joined(features, self._image_axis))
 
 
-def joined(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The inputs of several images, one after the other."""
-    return {key: torch.cat([f[key] for f in features]) for key in features[0] if isinstance(features[0][key], Tensor)}
+def _flat(images: Any) -> list[Any]:
+    if not isinstance(images, list | tuple):
+        return [images]
+    return [one for part in images for one in _flat(part)]
+
+
+def joined(features: Sequence[dict[str, Any]], axis: int = 0) -> dict[str, Any]:
+    """The inputs of several images, one after the other along `axis`; smaller ones are padded with zeros at the end."""
+    return {key: _joined([f[key] for f in features], axis) for key in features[0]}
+
+
+def _apart(features: Sequence[dict[str, Any]], axis: int) -> list[dict[str, Any]]:
+    """Each image's part of what is joined: its own features, padded as they are beside the others."""
+    together = joined(features, axis)
+    if len(features) == 1:
+        return [together]
+    parts: list[dict[str, Any]] = [{} for _ in features]
+    for key, whole in together.items():
+        values = [one[key] for one in features]
+        if not isinstance(whole, Tensor) or not whole.dim():
+            split: Sequence[Any] = values
+        else:
+            along = min(axis, whole.dim() - 1)
+            split = whole.split([value.shape[along] for value in values], dim=along)
+        for part, value in zip(parts, split, strict=True):
+            part[key] = value
+    return parts
+
+
+def tensors(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """Those of `inputs` that are tensors."""
+    return {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def _joined(values: Sequence[Any], axis: int) -> Any:
+    if len(values) == 1:
+        return values[0]
+    if all(isinstance(value, Tensor) for value in values):
+        if not values[0].dim():
+            return max(values)  # such as the number of crops that a prompt's images have at most
+        axis = min(axis, values[0].dim() - 1)
+        sides = [max(lengths) for lengths in zip(*(value.shape for value in values), strict=True)]
+        return torch.cat([_padded(value, sides, axis) for value in values], dim=axis)
+    if all(isinstance(value, list) for value in values):
+        if axis and all(len(value) == 1 and isinstance(value[0], list) for value in values):
+            return [[one for value in values for one in value[0]]]
+        return [one for value in values for one in value]
+    return values[0]
+
+
+def _padded(value: Tensor, sides: Sequence[int], axis: int) -> Tensor:
+    """Zeros at the far end of every axis but `axis`, as image processors pad a batch."""
+    missing = [side - length for side, length in zip(sides, value.shape, strict=True)]
+    missing[axis] = 0
+    if not any(missing):
+        return value
+    return pad(value, [amount for side in reversed(missing) for amount in (0, side)])
 
 
 def on_device(inputs: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

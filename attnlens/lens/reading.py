@@ -8,7 +8,7 @@ each question is a whole prompt of its own, exactly; `cost` shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid
 from attnlens.images import crop
 from attnlens.lens import capture
-from attnlens.lens.cache import branch, new_cache
-from attnlens.lens.canvas import canvas_of, gradient_to_canvas, to_canvas, token_grid
+from attnlens.lens.cache import branch, gives_back, new_cache, take_back
 from attnlens.lens.cost import Cost
-from attnlens.lens.prompts import PreparedImage, Prompt, joined, on_device
+from attnlens.lens.generator import decoder_prompt, generate
+from attnlens.lens.layouts import Layout
+from attnlens.lens.prompts import PreparedImage, Prompt, joined, on_device, tensors
 from attnlens.lens.trace import Array, Trace
 
 if TYPE_CHECKING:
@@ -50,11 +52,11 @@ class _State:
 
     prompt: Prompt
     positions: Tensor | None  # position ids of the whole prompt
-    cache: DynamicCache
+    cache: DynamicCache | None  # None where this model's cache cannot be taken back by a token
 
     def begins(self, prompt: Prompt, positions: Tensor | None) -> bool:
         """Whether `prompt` starts with exactly these tokens, at these positions."""
-        stop = self.cache.get_seq_length()
+        stop = 0 if self.cache is None else self.cache.get_seq_length()
         if not torch.equal(self.prompt.ids[:, :stop], prompt.ids[:, :stop]):
             return False
         if positions is None or self.positions is None:
@@ -92,12 +94,17 @@ class Reading:
 
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
         """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
-        with self.lens.meter.measure() as stretch:
+        lens = self.lens
+        with lens.meter.measure() as stretch:
             asked = self._ask(question)
             self._check_context(asked.prompt.length + max_new_tokens)
-            tokens, log_prob = self.lens.generator.decode(
-                asked.prompt, asked.positions, branch(asked.cache), max_new_tokens
-            )
+            if asked.cache is None:
+                inputs = self.inputs(asked.prompt)
+                tokens, log_prob = generate(lens.model, lens.generator.model, inputs, max_new_tokens)
+                lens.meter.forward(_image_tokens(asked.prompt.positions))
+            else:
+                cache = branch(asked.cache)
+                tokens, log_prob = lens.generator.decode(asked.prompt, asked.positions, cache, max_new_tokens)
         text = self.lens.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
 
@@ -115,37 +122,100 @@ class Reading:
         The canvas is the image as the processor hands it to the model, normalised. One pass through the whole model
         with the whole graph, parameters frozen.
         """
-        prompt = self._prompt(question)
-        gradient = capture.pixel_gradient(self.lens.model, self._outer_inputs(prompt))
-        self.lens.meter.forward(_image_tokens(prompt.positions))
-        self.lens.meter.backward()
-        return self._on_canvas(gradient_to_canvas, gradient, prompt)
+        gradients = self.raw_pixel_gradient(question)
+        return tuple(copies.sum(axis=0) for copies in self._copies(gradients))
+
+    def prompt(self, question: str) -> Prompt:
+        """`question` after the images, as the processor and the adapter make it."""
+        prompt = self.lens.prompter.prompt(self._prepared, question)
+        self._check_context(prompt.length)
+        return prompt
+
+    def inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """The whole prompt as the whole model takes it."""
+        lens = self.lens
+        inputs = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids), **prompt.extras}
+        inputs |= on_device(prompt.vision(), lens.model)
+        if lens.structure.keys == "encoder":
+            inputs["decoder_input_ids"] = decoder_prompt(lens.generator.model, prompt.ids)
+        return inputs | lens.generator.last_logits_only
+
+    def raw_pixel_gradient(self, question: str) -> tuple[Tensor, ...]:
+        """The same for each image in the form and order in which the image processor gives its pixels."""
+        lens, spec = self.lens, self.lens.spec.prompt
+        if not spec.pixel_gradient:
+            raise AttnLensError(
+                f"{type(lens.model).__name__} turns the image into codes, and no gradient passes through them to the "
+                "pixels. Use a map of attention: relative_attention or gradient_attention."
+            )
+        prompt = self.prompt(question)
+        pixels = [one.features[spec.pixels].to(lens.model.device, lens.model.dtype) for one in self._prepared]
+        leaves = [one.detach().requires_grad_() for one in pixels]
+        features = [{**one.features, spec.pixels: leaf} for one, leaf in zip(self._prepared, leaves, strict=True)]
+        inputs = self.inputs(prompt) | on_device(tensors(joined(features, spec.image_axis)), lens.model)
+        gradients = capture.pixel_gradient(lens.model, inputs, leaves)
+        lens.meter.forward(_image_tokens(prompt.positions))
+        lens.meter.backward()
+        return tuple(gradients)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """For each image, which cells its tokens (or, behind a connector with attention, its patches) are."""
+        self._see_images()
+        return self.lens.prompter.layouts(self._prepared)
+
+    def _see_images(self) -> None:
+        """Have the processor make its features of every image, once."""
+        if not all(one.features for one in self._prepared):
+            self.prompt(_PROBES[0])
+
+    def columns(self, prompt: Prompt) -> list[int]:
+        """Where the images' tokens stand among the keys that the language model's attention looks at."""
+        return [position for positions in self._keys(prompt) for position in positions]
+
+    def _keys(self, prompt: Prompt) -> Sequence[Sequence[int]]:
+        return _keys_of(self.layouts) if self.lens.structure.keys == "image" else prompt.positions
 
     @property
     def grids(self) -> tuple[Grid, ...]:
         """For each image, where its tokens (or, behind a connector with attention, its patches) lie in it."""
-        return self._grids(self._prompt(_PROBES[0]), None)
+        return tuple(layout.grid for layout in self.layouts)
 
     def canvases(self) -> tuple[Array, ...]:
-        """Each image as the model gets it: float32 [channels, height, width], normalised by the processor."""
-        prompt = self._prompt(_PROBES[0])
-        return self._on_canvas(to_canvas, prompt.vision["pixel_values"], prompt)
+        """Each image as the model gets it: float32 [channels, height, width], normalised by the processor.
+
+        Where the model sees an image in several views, the first: that of the tiles.
+        """
+        key = self.lens.spec.prompt.pixels
+        self._see_images()
+        return tuple(copies.mean(axis=0) for copies in self._copies([one.features[key] for one in self._prepared]))
+
+    def _copies(self, values: Sequence[Tensor]) -> Iterator[Array]:
+        """[copies, channels, height, width] of each image's first view, from values in the form of its pixels."""
+        for layout, one in zip(self.layouts, values, strict=True):
+            place = layout.views[0].pixels
+            if place is None:
+                raise AttnLensError(
+                    f"Where the pixels of {type(self.lens.processor.image_processor).__name__} lie is not known for "
+                    f"the grid kind {self.lens.spec.grid.kind!r}. Use a map of attention."
+                )
+            yield place(_array(one))
 
     # Prefix, tail, whole prompt: how a question's state comes about.
 
     @property
     def _whole_prompts(self) -> bool:
-        return not self.lens.spec.language_model.shared_prefix
+        return self.lens.structure.strategy in ("one_pass", "eager")
 
     def _read(self, known: _State | None) -> _State | None:
         """Prefill the images (on a cache that holds some already), if they come before every question alike."""
-        if self._whole_prompts:
+        if self.lens.structure.strategy != "shared":
             return None
-        first, second = (self._prompt(probe) for probe in _PROBES)
+        first, second = (self.prompt(probe) for probe in _PROBES)
         stop = first.end_of_images
         if not torch.equal(first.ids[:, :stop], second.ids[:, :stop]):
             return None
-        return self._advance(first, stop, known)
+        return self._advance(first, stop, known if self.lens.spec.language_model.appends_images else None)
 
     def _ask(self, question: str) -> _State:
         """The state before the last token of `question`'s prompt; that of the last question is kept."""
@@ -154,7 +224,7 @@ class Reading:
         if self._whole_prompts:
             state = self._whole_pass(question, gradients=False)[0]
         else:
-            prompt = self._prompt(question)
+            prompt = self.prompt(question)
             state = self._advance(prompt, prompt.length - 1, self._prefix)
         self._asked = (question, state)
         return state
@@ -162,13 +232,12 @@ class Reading:
     def _advance(self, prompt: Prompt, stop: int, known: _State | None) -> _State:
         """The state of `prompt` up to token `stop`, starting from `known` where the prompt begins so."""
         lens, positions = self.lens, self.lens.generator.positions(prompt)
-        if known is not None and known.begins(prompt, positions):
+        if known is not None and known.cache is not None and known.begins(prompt, positions):
             cache, held = branch(known.cache), len(known.prompt.images)
         else:
             cache, held = new_cache(lens.generator.model), 0
         if cache.get_seq_length() < stop:
-            fresh = [p.features for p in prompt.images[held:]]
-            vision = on_device(joined(fresh), lens.model) if fresh else None
+            vision = on_device(prompt.vision(held), lens.model) if held < len(prompt.images) else None
             lens.generator.extend(prompt, positions, stop, cache, vision)
             lens.meter.forward(_image_tokens(prompt.positions[held:]))
         return _State(prompt, positions, cache)
@@ -176,6 +245,8 @@ class Reading:
     def _replay(self, question: str, gradients: bool) -> Trace:
         lens, asked = self.lens, self._ask(question)
         last = asked.prompt.length - 1
+        if asked.cache is None:
+            raise AttnLensError(f"{type(lens.model).__name__} gave no KV cache to replay the last token on.")
         inputs = lens.generator.chunk(asked.prompt, asked.positions, last, last + 1, branch(asked.cache))
         captured = capture.replay(lens.model, lens.tracer, lens.structure, inputs, gradients)
         lens.meter.forward()
@@ -188,26 +259,16 @@ class Reading:
 
     def _whole_pass(self, question: str, gradients: bool) -> tuple[_State, capture.Captured]:
         """The whole prompt at once: what it shows, and its state before the last token."""
-        lens, prompt = self.lens, self._prompt(question)
-        cache = new_cache(lens.generator.model)
-        inputs = {**self._outer_inputs(prompt), "past_key_values": cache, "use_cache": True}
+        lens, prompt = self.lens, self.prompt(question)
+        inputs = {**self.inputs(prompt), "use_cache": False}
+        cache = new_cache(lens.generator.model) if lens.structure.keys == "prompt" else None
+        if cache is not None and gives_back(cache):
+            inputs |= {"past_key_values": cache, "use_cache": True}
         captured = capture.one_pass(lens.model, lens.tracer, lens.structure, inputs, gradients)
         lens.meter.forward(_image_tokens(prompt.positions))
-        for layer in cache.layers:
-            layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-        cache.crop(-1)
-        return _State(prompt, lens.generator.positions(prompt), cache), captured
-
-    def _outer_inputs(self, prompt: Prompt) -> dict[str, Any]:
-        """The whole prompt as the whole model takes it."""
-        inputs = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids)}
-        vision = on_device(prompt.vision, self.lens.model)
-        return {**inputs, **prompt.extras, **vision, **self.lens.generator.last_logits_only}
-
-    def _prompt(self, question: str) -> Prompt:
-        prompt = self.lens.prompter.prompt(self._prepared, question)
-        self._check_context(prompt.length)
-        return prompt
+        if "past_key_values" in inputs:
+            take_back(cache)
+        return _State(prompt, lens.generator.positions(prompt), inputs.get("past_key_values")), captured
 
     def _check_context(self, tokens: int) -> None:
         context = self.lens.structure.context
@@ -222,44 +283,25 @@ class Reading:
     def _traced(self, prompt: Prompt, captured: capture.Captured) -> Trace:
         if captured.row_gradients is not None:
             self.lens.meter.backward()
-        columns = [position for span in prompt.positions for position in span]
-        ends = np.cumsum([len(span) for span in prompt.positions]).tolist()
-        connector = self._patches(captured.connector)
+        layouts, keys, columns = self.layouts, self._keys(prompt), self.columns(prompt)
+        ends = np.cumsum([len(positions) for positions in keys]).tolist()
+        length = prompt.length if self.lens.structure.keys == "prompt" else None
+        connected = bool(captured.connector)
         return Trace(
-            attention=_rows(captured.rows, columns),
-            attention_gradient=None if captured.row_gradients is None else _rows(captured.row_gradients, columns),
-            connector_attention=connector,
-            connector_gradient=self._patches(captured.connector_gradients or []),
+            attention=_rows(captured.rows, columns, length),
+            attention_gradient=_rows(captured.row_gradients, columns, length) if captured.row_gradients else None,
+            connector_attention=_patches(captured.connector, layouts),
+            connector_gradient=_patches(captured.connector_gradients or [], layouts),
             layers=self.lens.structure.layers,
-            spans=tuple(slice(end - len(span), end) for end, span in zip(ends, prompt.positions, strict=True)),
-            grids=self._grids(prompt, None if connector is None else connector.shape[-1]),
+            spans=tuple(slice(end - len(one), end) for end, one in zip(ends, keys, strict=True)),
+            layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
             top_token=captured.top_token,
             log_prob=captured.log_prob,
             input_ids=prompt.ids[0].cpu().numpy(),
         )
 
-    def _patches(self, weights: Sequence[Tensor]) -> Array | None:
-        """[images, heads, queries, keys] of each connector layer -> [layers, heads, images * queries, patches]."""
-        if not weights:
-            return None
-        grid = self.lens.spec.grid
-        cls = grid.cls if grid.kind == "latents" else 0
-        return _array(torch.stack([w[..., cls:].transpose(0, 1).flatten(1, 2) for w in weights]))
 
-    def _grids(self, prompt: Prompt, patches: int | None) -> tuple[Grid, ...]:
-        lens, spec, grids = self.lens, self.lens.spec.grid, []
-        for index, (prepared, span) in enumerate(zip(self._prepared, prompt.positions, strict=True)):
-            canvas = canvas_of(lens.processor.image_processor, prepared.image.size, prompt.vision, index, spec)
-            cells = patches if spec.kind == "latents" else len(span)
-            grids.append(token_grid(spec, canvas, lens.model.config, prompt.vision, index, cells))
-        return tuple(grids)
-
-    def _on_canvas(self, place: Callable[..., Array], values: Tensor, prompt: Prompt) -> tuple[Array, ...]:
-        spec, config = self.lens.spec.grid, self.lens.model.config
-        return tuple(place(spec, values, prompt.vision, index, config) for index in range(len(self._prepared)))
-
-
-def _image_tokens(positions: Sequence[range]) -> int:
+def _image_tokens(positions: Sequence[Sequence[int]]) -> int:
     return sum(len(span) for span in positions)
 
 
@@ -267,6 +309,40 @@ def _array(values: Tensor) -> Array:
     return values.detach().float().cpu().numpy()
 
 
-def _rows(weights: Sequence[Tensor], columns: list[int]) -> Array:
-    """The last query's row at the image tokens' columns: [layers, heads, image_tokens]."""
-    return _array(torch.stack([w[0, :, -1, columns] for w in weights]))
+def _rows(weights: Sequence[Tensor], columns: list[int], length: int | None) -> Array:
+    """The last query's row at `columns` of the keys: [layers, heads, image_tokens].
+
+    A sliding window's cache holds the last keys of a prompt of `length` only: what is before them was not looked at.
+    """
+    rows = []
+    for w in weights:
+        row = w[0, :, -1]
+        missing = 0 if length is None else max(0, length - row.shape[-1])
+        rows.append(pad(row, (missing, 0))[:, columns])
+    return _array(torch.stack(rows))
+
+
+def _keys_of(layouts: Sequence[Layout]) -> tuple[range, ...]:
+    """Where each image's keys stand among those of all images."""
+    ends = np.cumsum([len(layout.cells) for layout in layouts]).tolist()
+    return tuple(range(end - len(layout.cells), end) for end, layout in zip(ends, layouts, strict=True))
+
+
+def _patches(weights: Sequence[Tensor], layouts: Sequence[Layout]) -> Array | None:
+    """[tiles, heads, queries, keys] of each connector layer -> [layers, heads, image_tokens, patches]."""
+    if not weights:
+        return None
+    return _array(torch.stack([_by_image(w, layouts) for w in weights]))
+
+
+def _by_image(weights: Tensor, layouts: Sequence[Layout]) -> Tensor:
+    """[tiles, heads, queries, keys] -> [heads, queries of all images, patches], zero where a tile is not a query's."""
+    widest = max(len(layout.placed.cells) for layout in layouts)
+    images, start = [], 0
+    for layout in layouts:
+        own = weights[start : start + layout.tiles, :, :, : len(layout.cells) // layout.tiles]
+        start += layout.tiles
+        diagonal = torch.stack([torch.block_diag(*own[:, head]) for head in range(own.shape[1])])
+        patches = diagonal[..., np.flatnonzero(layout.cells >= 0)]
+        images.append(pad(patches, (0, widest - patches.shape[-1])))
+    return torch.cat(images, dim=1)

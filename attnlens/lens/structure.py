@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from attnlens.adapters.schema import AdapterSpec, resolve
+from attnlens.adapters.schema import AdapterSpec, Strategy
+from attnlens.adapters.strict import FromTokenizer, resolve
 from attnlens.errors import AttnLensError
+from attnlens.lens.cache import new_cache
+from attnlens.lens.tracer import Site
 
 
 @dataclass(frozen=True)
@@ -18,43 +22,70 @@ class Structure:
     """Paths are those of `model.named_modules()`, in the order of execution."""
 
     generator: nn.Module  # takes chunks of the prompt on a KV cache, and generates: the model itself, or its inner LM
-    attention: tuple[str, ...]  # the language model's self-attention modules
+    attention: tuple[Site, ...]  # where the language model's attention to image tokens comes out
     layers: tuple[int, ...]  # the layer number of each of them
-    connector: tuple[str, ...]  # the connector's cross-attention modules
+    connector: tuple[Site, ...]  # where the connector's cross-attention comes out
+    strategy: Strategy
+    keys: Literal["prompt", "encoder", "image"]  # what the language model's attention looks at
     image_token_id: int
     context: int | None  # how many positions the language model has
 
 
-def structure_of(model: Any, spec: AdapterSpec) -> Structure:
+def structure_of(model: Any, tokenizer: Any, spec: AdapterSpec) -> Structure:
     """Read the structure off the model, by what transformers records and what the adapter says."""
     modules = dict(model.named_modules())
     inner = spec.language_model.level == "inner"
     generator = _module(modules, spec.language_model.path) if inner else model
-    if getattr(generator.config, "is_encoder_decoder", False):
-        raise AttnLensError(
-            f"{type(generator).__name__} is an encoder-decoder language model, whose answer looks at the image through "
-            "cross-attention; only decoders are read so far. Use a checkpoint with a decoder-only language model."
-        )
-    if spec.language_model.attention is not None:
-        attention = _matching(modules, spec.language_model.attention, "language_model.attention")
+    language = spec.language_model
+    if language.attention is not None:
+        attention = _matching(modules, language.attention, "language_model.attention")
     else:
         attention = _recorded_attention(model, modules)
     connector = _matching(modules, spec.connector.attention, "connector.attention") if spec.connector else ()
     text_config = model.config.get_text_config(decoder=True)
-    image_token_id = resolve(spec.image_token_id, model.config)
-    if not isinstance(image_token_id, int):
-        raise AttnLensError(
-            f"The image token's id is {image_token_id!r}; expected an int. Give the adapter's image_token_id as a "
-            "number or as {config: path}."
-        )
+    encoder_decoder = getattr(generator.config, "is_encoder_decoder", False)
     return Structure(
         generator=generator,
-        attention=attention,
+        attention=tuple(Site(path, language.attention_output) for path in attention),
         layers=tuple(_layer_number(path) for path in attention),
-        connector=connector,
-        image_token_id=image_token_id,
+        connector=tuple(Site(path, spec.connector.attention_output) for path in connector) if spec.connector else (),
+        strategy=_strategy(generator, spec),
+        keys="image" if spec.grid.kind == "cross" else "encoder" if encoder_decoder else "prompt",
+        image_token_id=_image_token_id(model, tokenizer, spec),
         context=getattr(text_config, "max_position_embeddings", None),
     )
+
+
+def _strategy(generator: Any, spec: AdapterSpec) -> Strategy:
+    """What the adapter states; else a shared prefix, unless something speaks against it."""
+    stated = spec.language_model.strategy
+    if stated is not None:
+        return stated
+    if spec.connector is not None or spec.language_model.level == "inner" or spec.grid.kind == "cross":
+        return "one_pass"  # the connector's gradients need the whole graph; an inner model is not given image tokens
+    if getattr(generator.config, "is_encoder_decoder", False):
+        return "one_pass"
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in new_cache(generator).layers)
+    return "replay" if recurrent else "shared"  # a recurrent state takes one token at a time
+
+
+def _image_token_id(model: Any, tokenizer: Any, spec: AdapterSpec) -> int:
+    if isinstance(spec.image_token_id, FromTokenizer):
+        token = spec.image_token_id.token
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found is None or found == tokenizer.unk_token_id:
+            raise AttnLensError(
+                f"The adapter's image_token_id names the token {token!r}, which {type(tokenizer).__name__} does not "
+                "know. Write the image token as the tokenizer does."
+            )
+        return int(found)
+    found = resolve(spec.image_token_id, model.config)
+    if not isinstance(found, int):
+        raise AttnLensError(
+            f"The image token's id is {found!r}; expected an int. Give the adapter's image_token_id as a number, as "
+            "{config: path} or as {token: text}."
+        )
+    return found
 
 
 def _recorded_attention(model: Any, modules: dict[str, nn.Module]) -> tuple[str, ...]:

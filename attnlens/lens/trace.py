@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlens.geometry import Grid
+from attnlens.lens.layouts import Layout
 
 Array = NDArray[np.float32]
 
@@ -33,14 +34,19 @@ class Trace:
     """The language model's layer numbers along axis 0 of `attention`."""
     spans: tuple[slice, ...]
     """For each image, its part of the axis `image_tokens`."""
-    grids: tuple[Grid, ...]
-    """For each image, where its tokens (or, behind a connector, its patches) lie in the original image."""
+    layouts: tuple[Layout, ...]
+    """For each image, which cells of which views its tokens (or, behind a connector, its patches) are."""
     top_token: int
     """The id of the most probable next token, t* = argmax z."""
     log_prob: float
     """log p(top_token)."""
     input_ids: NDArray[np.int64]
     """[tokens]: the whole prompt as the model saw it, image tokens included."""
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """For each image, where its tokens (or, behind a connector, its patches) lie in the original image."""
+        return tuple(layout.grid for layout in self.layouts)
 
     @property
     def grid(self) -> Grid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import nnsight
 from nnsight import NNsight
@@ -18,6 +18,13 @@ if unmount is not None and hasattr(object, "save"):
     unmount("save")  # importing nnsight puts a `.save` on every Python object of the user's program, and breaks some
 
 
+class Site(NamedTuple):
+    """Where attention weights come out: element `output` of what the module at `path` returns."""
+
+    path: str
+    output: int = 1
+
+
 class Tracer:
     """Runs `model` and captures attention weights by module path."""
 
@@ -26,25 +33,25 @@ class Tracer:
             warnings.filterwarnings("ignore", message=r".*has a submodule named 'output'.*")
             self._model = NNsight(model)
 
-    def run(self, inputs: Mapping[str, Any], paths: Sequence[str], index: int = 1) -> tuple[Any, list[Tensor]]:
-        """One forward pass: the model's output, and element `index` of what each module in `paths` put out.
+    def run(self, inputs: Mapping[str, Any], sites: Sequence[Site]) -> tuple[Any, list[Tensor]]:
+        """One forward pass: the model's output, and the weights that came out at each of `sites`.
 
-        `paths` stand in the order of execution. The weights are [batch, heads, queries, keys], with whatever graph
+        `sites` stand in the order of execution. The weights are [batch, heads, queries, keys], with whatever graph
         the pass built. Raises `AttnLensError` where a module gave no weights.
         """
-        envoys = [self._model.get(path) for path in paths]
+        envoys = [(self._model.get(site.path), site.output) for site in sites]
         try:
             with self._model.trace(**inputs):
                 captured = nnsight.save([])
-                for envoy in envoys:
+                for envoy, index in envoys:
                     captured.append(envoy.output[index])
                 output = nnsight.save(self._model.output)
         except OutOfOrderError as error:
             raise AttnLensError(
-                f"A module to look into did not run, or not in the order of {', '.join(paths)}: {error}. Correct the "
+                f"A module to look into did not run, or not in the order of {', '.join(path for path, _ in sites)}: {error}. Correct the "
                 "attention paths in the adapter."
             ) from error
-        for path, weights in zip(paths, captured, strict=True):
+        for (path, _), weights in zip(sites, captured, strict=True):
             if weights is None:
                 raise AttnLensError(
                     f"The attention weights of {path} came back as None: this module does not follow transformers' "

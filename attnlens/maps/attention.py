@@ -48,7 +48,7 @@ def relative_attention(
     trace, reference = _question_and_generic(reading, question, generic, variant)
     options = (layer, connector_layer, image)
     values = _relative(_attended(reading, trace, *options), _attended(reading, reference, *options), variant)
-    return _on_grid(values, trace, image)
+    return ImportanceMap(values, trace.grids[image])
 
 
 def relative_attention_by_layer(
@@ -68,8 +68,7 @@ def relative_attention_by_layer(
     """
     trace, reference = _question_and_generic(reading, question, generic, variant)
     values = _relative(_all_attended(trace, heads, image), _all_attended(reference, heads, image), variant)
-    grid = trace.grids[image]
-    return values.reshape(*values.shape[:-1], grid.rows, grid.cols), grid
+    return values, trace.grids[image]
 
 
 def gradient_attention(
@@ -94,7 +93,7 @@ def gradient_attention(
     if connector is not None and trace.connector_gradient is not None:
         connector = connector * np.maximum(trace.connector_gradient, 0)
     values = _carried(reading, trace, weighted, connector, layer, connector_layer, image)
-    return _on_grid(values, trace, image)
+    return ImportanceMap(values, trace.grids[image])
 
 
 def _question_and_generic(reading: Reading, question: str, generic: str, variant: Variant) -> tuple[Trace, Trace]:
@@ -104,8 +103,8 @@ def _question_and_generic(reading: Reading, question: str, generic: str, variant
 
 
 def _relative(attended: Array, reference: Array, variant: Variant) -> Array:
-    """The ratio of two [..., cells], which the paper's code takes plainly."""
-    mean = reference.mean(axis=-1, keepdims=True).astype(np.float64) if variant == "paper" else 0.0
+    """The ratio of two [..., rows, cols], which the paper's code takes plainly."""
+    mean = reference.mean(axis=(-2, -1), keepdims=True).astype(np.float64) if variant == "paper" else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         return attended / (reference + np.float32(EPSILON * mean))
 
@@ -115,15 +114,15 @@ def _attended(reading: Reading, trace: Trace, layer: Layer, connector_layer: Lay
 
 
 def _all_attended(trace: Trace, heads: bool, image: int) -> Array:
-    """[connector_layers, layers, cells] or [connector_layers, layers, heads, cells]: A_si of every pair of layers."""
+    """A_si of every pair of layers: [connector_layers, layers, rows, cols], or with heads before the rows."""
     span = _span(trace, image)
     tokens = trace.attention[..., span]
     if not heads:
         tokens = tokens.mean(axis=1)
     if trace.connector_attention is None:
-        return tokens[None]
-    patches = trace.connector_attention.mean(axis=1)[:, span]
-    return np.stack([tokens @ one for one in patches])
+        return trace.layouts[image].on_grid(tokens[None])
+    patches = _patches_of(trace, trace.connector_attention.mean(axis=1), image)
+    return trace.layouts[image].on_grid(np.stack([tokens @ one for one in patches]))
 
 
 def _carried(
@@ -135,13 +134,18 @@ def _carried(
     connector_layer: Layer,
     image: int,
 ) -> Array:
-    """Head means at one layer pair, multiplied through: values of one image's tokens, or of its patches."""
+    """Head means at one layer pair, multiplied through, on one image's grid: [rows, cols]."""
     span = _span(trace, image)
     tokens = _at(rows.mean(axis=1), reading.lens.layer(layer))[span]
-    if connector is None:
-        return tokens
-    patches = _at(connector.mean(axis=1), reading.lens.connector_layer(connector_layer))[span]
-    return tokens @ patches
+    if connector is not None:
+        patches = _at(connector.mean(axis=1), reading.lens.connector_layer(connector_layer))
+        tokens = tokens @ _patches_of(trace, patches, image)
+    return trace.layouts[image].on_grid(tokens)
+
+
+def _patches_of(trace: Trace, values: Array, image: int) -> Array:
+    """[..., image_tokens, patches] -> that image's tokens and patches."""
+    return values[..., _span(trace, image), : len(trace.layouts[image].cells)]
 
 
 def _span(trace: Trace, image: int) -> slice:
@@ -154,11 +158,6 @@ def _span(trace: Trace, image: int) -> slice:
 def _at(values: Array, index: int | None) -> Array:
     """One layer, or the mean of all."""
     return values.mean(axis=0) if index is None else values[index]
-
-
-def _on_grid(values: Array, trace: Trace, image: int) -> ImportanceMap:
-    grid = trace.grids[image]
-    return ImportanceMap(values.reshape(grid.rows, grid.cols), grid)
 
 
 def check_variant(variant: str) -> None:

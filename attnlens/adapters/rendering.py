@@ -1,0 +1,36 @@
+"""An adapter as YAML text, each of its facts with a comment that says where it comes from."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+import yaml
+
+from attnlens.adapters.library import schema_path
+from attnlens.adapters.schema import AdapterSpec
+
+WIDTH = 110
+_ORDER = ("model_types", "grid", "prompt", "language_model", "connector", "image_token_id", "defaults", "tiny")
+
+
+def render(spec: AdapterSpec, origin: Mapping[str, str], heading: str) -> str:
+    """YAML that `find` reads back as `spec`: the editor's header, `heading` as comments, then each key under its origin."""
+    facts = spec.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+    lines = [header(), *_comment(heading)]
+    for key in _ORDER:
+        if key in origin:
+            lines += _comment(origin[key])
+        if facts.get(key):
+            lines.append(yaml.safe_dump({key: facts[key]}, default_flow_style=None, sort_keys=False, width=WIDTH).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="#   ")
+
+
+def header() -> str:
+    """What makes an editor complete and check an adapter: its first line."""
+    return f"# yaml-language-server: $schema={schema_path()}"
+

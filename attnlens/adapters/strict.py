@@ -1,0 +1,41 @@
+"""What every part of an adapter is made of: strict models, and `{config: dotted.path}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attnlens.errors import AttnLensError
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FromConfig(Strict):
+    """A value that stands in the model's config, named by its dotted path."""
+
+    config: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+
+    def resolve(self, config: Any) -> Any:
+        value = config
+        for name in self.config.split("."):
+            if not hasattr(value, name):
+                raise AttnLensError(
+                    f"The adapter reads {self.config!r} from the model's config, which has no {name!r} in "
+                    f"{type(value).__name__}. Correct the path in the adapter's YAML."
+                )
+            value = getattr(value, name)
+        return value
+
+
+class FromTokenizer(Strict):
+    """A token's id, where the config does not hold it: `token` is how the tokenizer writes it."""
+
+    token: str = Field(min_length=1)
+
+
+def resolve(value: Any, config: Any) -> Any:
+    """`value` itself, or what it names in the model's `config`."""
+    return value.resolve(config) if isinstance(value, FromConfig) else value

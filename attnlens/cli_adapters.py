@@ -1,0 +1,233 @@
+"""The commands `attnlens adapters`: what there is, and whether it is true of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from attnlens.cli_options import Adapter
+from attnlens.cli_output import print_json, short_path
+from attnlens.errors import AttnLensError
+
+if TYPE_CHECKING:
+    from attnlens.conformance import Finding, Report
+
+app = typer.Typer(no_args_is_help=True, help="The YAML files that say how a model family is read.")
+
+
+@app.command("list")
+def list_adapters() -> None:
+    """The adapters that can be used by name, and the files they are in.
+
+    Your own are found in the folders of ATTNLENS_ADAPTERS and in ~/.config/attnlens/adapters.
+    """
+    from attnlens import adapters
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "model types", "grid", "layer", "file"):
+        table.add_column(column, overflow="fold", style="bold" if column == "name" else "")
+    for name, path in sorted(adapters.available().items()):
+        try:
+            spec = adapters.find(path)
+            shown = [", ".join(spec.model_types), spec.grid.kind, str(spec.defaults.layer)]
+        except AttnLensError:
+            shown = [f"not valid: attnlens adapters show {name}", "", ""]
+        table.add_row(*(Text(cell) for cell in (name, *shown, short_path(path))))
+    Console().print(table)
+
+
+@app.command("show")
+def show_adapter(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See [bold]attnlens adapters list[/].")],
+) -> None:
+    """Print an adapter's YAML, to read it or to start one of your own from it.
+
+    [bold]attnlens adapters show llava > my_model.yaml[/]
+    """
+    from rich.syntax import Syntax
+
+    from attnlens.adapters import library, safeyaml
+
+    path = library.path_of(name)
+    text = safeyaml.read_text(path)
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    else:
+        typer.echo(text, nl=False)
+    Console(stderr=True).print(Text(str(path), style="dim"), soft_wrap=True)
+    library.read(path)
+
+
+@app.command("check")
+def check_adapter(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A bundled model, a folder or a Hugging Face id; with [bold]--tiny[/] a model type, such as llava.",
+            show_default=False,
+        ),
+    ] = None,
+    adapter: Adapter = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Prove it on a tiny random model of the type MODEL, made on the spot.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="With --tiny: every question-answering model type there is.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --all: types checked at a time.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
+    ] = False,
+) -> None:
+    """Prove that an adapter is true of a model; the exit code is 1 where anything is not.
+
+    Rows of attention and their gradients against one full eager pass, image tokens against the grid, painted patches
+    against the pixels that each token sees, two images, a crop added to a reading, and answers against the model's
+    own generate. A checkpoint is checked with its own processor; a tiny model with its type's image processor.
+
+    [bold]attnlens adapters check pocket/llava[/]
+    [bold]attnlens adapters check my/model --adapter my_model.yaml[/]
+    [bold]attnlens adapters check idefics3 --tiny[/]
+    [bold]attnlens adapters check --tiny --all[/]
+    """
+    if every != (model is None) or (every and not tiny):
+        raise AttnLensError("Name one MODEL to check, or give --tiny --all for every model type.")
+    if model is not None:
+        reports = [_one(model, adapter, tiny, trust_remote_code)]
+    else:
+        reports = _every(adapter, jobs)
+    if as_json:
+        print_json([report.as_dict() for report in reports])
+    elif model is not None:
+        _print_findings(reports[0])
+    else:
+        _print_summary(reports)
+    if not all(report.passed for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command("draft")
+def draft_adapter(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder, a Hugging Face id, or a model type such as llava.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the YAML here instead of printing it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    hide: Annotated[
+        str | None, typer.Option("--hide", metavar="NAME", help="Do as if this adapter did not exist.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
+    ] = False,
+) -> None:
+    """Write an adapter for a model that none is known for, and say of each line whether it was read, tried or guessed.
+
+    Only the config is read. A tiny random model of its type is made, every known way to lay a grid over the image is
+    tried on it, then every way to cut the prompt, until all checks pass. The exit code is 1 where some do not.
+
+    [bold]attnlens adapters draft my/model --out my_model.yaml[/]
+    [bold]attnlens adapters check my/model --adapter my_model.yaml[/]
+    """
+    from attnlens.adapters import writing
+
+    target = None if out is None else writing.checked_target(out, force)
+    with Console(stderr=True).status(f"Drafting an adapter for {model} ..."):
+        from attnlens.conformance.draft import draft
+
+        drafted = draft(model, hidden=hide, trust_remote_code=trust_remote_code)
+    if target is None:
+        typer.echo(drafted.text(), nl=False)
+    else:
+        target.write_text(drafted.text(), encoding="utf-8")
+        Console(stderr=True).print(Text(f"Written to {target}"), soft_wrap=True)
+    if not drafted.passed:
+        raise typer.Exit(1)
+
+
+def _one(model: str, adapter: str | None, tiny: bool, trust_remote_code: bool) -> Report:
+    with Console(stderr=True).status(f"Checking {model} ..."):
+        from transformers.utils import logging
+
+        from attnlens.conformance import check_model, check_tiny
+
+        logging.disable_progress_bar()
+        if tiny:
+            return check_tiny(model, adapter)
+        return check_model(model, adapter, trust_remote_code=trust_remote_code)
+
+
+def _every(adapter: str | None, jobs: int) -> list[Report]:
+    from attnlens.conformance import check_all
+    from attnlens.conformance.types import question_answerers
+
+    types = question_answerers() if adapter is None else list(_adapters_types(adapter))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("model types", total=len(types))
+        reports = []
+        for report in check_all(types, adapter, jobs):
+            progress.update(task, advance=1, description=report.model_type)
+            reports.append(report)
+    return sorted(reports, key=lambda report: types.index(report.model_type))
+
+
+def _adapters_types(adapter: str) -> tuple[str, ...]:
+    from attnlens import adapters
+
+    return adapters.find(adapter).model_types
+
+
+def _print_findings(report: Report) -> None:
+    console = Console()
+    console.print(Text(f"{report.model_type} with the adapter {report.adapter}", style="bold"))
+    facts = {"grid": report.grid, "strategy": report.strategy, "image processor": report.image_processor}
+    console.print(Text(", ".join(f"{name} {value}" for name, value in facts.items() if value), style="dim"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in report.findings:
+        table.add_row(_mark(finding), finding.check, Text(finding.detail))
+    console.print(table)
+
+
+def _print_summary(reports: list[Report]) -> None:
+    from attnlens.conformance import CHECKS
+    from attnlens.conformance.types import NOT_ASKED
+
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for column in ("model type", "adapter", "grid", "strategy", *CHECKS):
+        table.add_column(column, no_wrap=column not in CHECKS)
+    for report in reports:
+        marks = {finding.check: _mark(finding) for finding in report.findings}
+        facts = (report.model_type, report.adapter, report.grid, report.strategy)
+        table.add_row(*(Text(fact) for fact in facts), *(marks.get(name, Text("")) for name in CHECKS))
+    console.print(table)
+    for report in reports:
+        for finding in report.findings:
+            if finding.passed is False:
+                console.print(Text(f"{report.model_type}: {finding.check}: {finding.detail}", style="red"))
+    passed = sum(report.passed for report in reports)
+    console.print(Text(f"{passed} of {len(reports)} model types pass", style="bold"))
+    console.print(Text(f"Not question answerers: {', '.join(NOT_ASKED)}", style="dim"))
+
+
+def _mark(finding: Finding) -> Text:
+    if finding.passed is None:
+        return Text("n/a", style="dim")
+    return Text("ok", style="green") if finding.passed else Text("FAILS", style="red")

@@ -1,0 +1,243 @@
+"""The proof of an adapter: what must hold between it, a model and its processor.
+
+Every check compares what a reading gives with something found in another way: one full eager forward with its
+gradients, the model's own `generate`, the image tokens that change when a patch of the image is painted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attnlens.conformance.places import misplaced
+from attnlens.conformance.reference import reference
+from attnlens.geometry import Box
+from attnlens.lens.attention import cut
+from attnlens.lens.generator import generate
+from attnlens.lens.lens import Lens
+from attnlens.lens.reading import Reading
+from attnlens.lens.trace import Array, Trace
+
+QUESTION = "What is written on the red sign?"
+TOLERANCE = 1e-4
+"""Of rows and connector weights, which are at most 1, in float32."""
+GRADIENT_TOLERANCE = 1e-3
+"""Of gradients, relative to the largest."""
+NEW_TOKENS = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: `passed` is None where it does not apply, and `detail` says the figure or the reason."""
+
+    check: str
+    passed: bool | None
+    detail: str
+
+
+def findings(lens: Lens, images: Sequence[Image.Image], only: Iterable[str] | None = None) -> Iterator[Finding]:
+    """The checks on two images of different shape, one after the other; none of them changes the model."""
+    for name, check in CHECKS.items():
+        if only is not None and name not in only:
+            continue
+        yield _finding(name, lambda check=check: check(lens, images[0], images[1]))  # type: ignore[misc]
+
+
+def _finding(name: str, check: Callable[[], str | None]) -> Finding:
+    try:
+        found = check()
+    except _NotApplicable as reason:
+        return Finding(name, None, str(reason))
+    except _Failed as failure:
+        return Finding(name, False, str(failure))
+    except Exception as error:  # noqa: BLE001 - a model may fail in any way, and the table must show it
+        return Finding(name, False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return Finding(name, True, found or "")
+
+
+class _Failed(Exception):  # noqa: N818
+    """A check that does not hold."""
+
+
+class _NotApplicable(Exception):  # noqa: N818
+    """A check that has nothing to look at."""
+
+
+def _tokens(lens: Lens, *images: Image.Image) -> str:
+    """The model takes as many image tokens as the grid has: it refuses any other number itself."""
+    seen = []
+    for image in images:
+        reading = lens.read(image)
+        prompt = reading.prompt(QUESTION)
+        with torch.no_grad():
+            lens.model(**reading.inputs(prompt))
+        grid = reading.grids[0]
+        seen.append(f"{grid.rows} x {grid.cols} ({len(prompt.positions[0])})")
+    return ", ".join(seen)
+
+
+def _rows(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """Attention of the last prompt token, in every layer and head, is that of a full eager pass."""
+    reading = lens.read(image)
+    return _same_rows(reading, reading.trace(QUESTION), gradients=False)
+
+
+def _gradients(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """So are its gradients, which are finite and not zero."""
+    reading = lens.read(image)
+    return _same_rows(reading, reading.trace(QUESTION, gradients=True), gradients=True)
+
+
+def _same_rows(reading: Reading, trace: Trace, *, gradients: bool) -> str:
+    lens = reading.lens
+    prompt = reading.prompt(QUESTION)
+    expected = reference(lens.model, reading.inputs(prompt), lens.structure.attention, lens.structure.connector)
+    if trace.top_token != int(expected.logits.argmax()):
+        raise _Failed(f"top token {trace.top_token}, in the eager pass {int(expected.logits.argmax())}")
+    if not gradients:
+        worst = max(
+            _difference(trace.attention, _columns(reading, expected.rows)),
+            _connector_difference(reading, trace.connector_attention, expected.connector),
+        )
+        return _at_most(worst, TOLERANCE)
+    if trace.attention_gradient is None:
+        raise _Failed("the trace holds no gradient")
+    wanted = _columns(reading, expected.row_gradients)
+    if not np.isfinite(wanted).all() or not np.abs(wanted).max() > 0:
+        raise _Failed("the eager pass itself has a gradient that is zero or not finite")
+    scale = float(np.abs(wanted).max())
+    seen = _columns(reading, expected.rows) > 0  # what a sliding window hides has no weight, and so no part in a map
+    worst = _difference(trace.attention_gradient * seen, wanted * seen) / scale
+    if expected.connector_gradients:
+        largest = max(float(gradient.abs().max()) for gradient in expected.connector_gradients)
+        worst = max(
+            worst, _connector_difference(reading, trace.connector_gradient, expected.connector_gradients) / largest
+        )
+    return _at_most(worst, GRADIENT_TOLERANCE)
+
+
+def _columns(reading: Reading, rows: Sequence[Tensor]) -> Array:
+    """[layers, heads, image_tokens] of full rows."""
+    columns = reading.columns(reading.prompt(QUESTION))
+    return np.stack([row[:, columns].float().numpy() for row in rows])
+
+
+def _connector_difference(reading: Reading, found: Array | None, expected: Sequence[Tensor]) -> float:
+    """Tile by tile, the patches that have a place."""
+    if not expected:
+        return 0.0
+    if found is None:
+        raise _Failed("the trace holds nothing of the connector")
+    worst, tile, token = 0.0, 0, 0
+    for layout in reading.layouts:
+        keys, queries = len(layout.cells) // layout.tiles, layout.tokens // layout.tiles
+        patch = 0
+        for number in range(layout.tiles):
+            placed = np.flatnonzero(layout.cells[number * keys : (number + 1) * keys] >= 0)
+            for layer, weights in enumerate(expected):
+                own = found[layer, :, token : token + queries, patch : patch + len(placed)]
+                worst = max(worst, _difference(own, weights[tile][:, :, placed].float().numpy()))
+            tile, token, patch = tile + 1, token + queries, patch + len(placed)
+    return worst
+
+
+def _difference(found: Array, expected: Array) -> float:
+    if found.shape != expected.shape:
+        raise _Failed(f"shape {found.shape}, in the eager pass {expected.shape}")
+    return float(np.abs(found - expected).max())
+
+
+def _at_most(worst: float, limit: float) -> str:
+    if not worst <= limit:
+        raise _Failed(f"{worst:.0e} away from the full eager pass; at most {limit:.0e} is rounding")
+    return f"{worst:.0e}"
+
+
+def _sums(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """What goes to the image is a part of attention, which sums to 1."""
+    trace = lens.read(image).trace(QUESTION)
+    sums = trace.attention.sum(axis=-1)
+    if not (np.isfinite(sums).all() and sums.min() >= 0 and sums.max() <= 1 + TOLERANCE and sums.max() > 0):
+        raise _Failed(f"rows sum to {sums.min():.3g} .. {sums.max():.3g}; expected 0 .. 1, and not 0 everywhere")
+    return f"{sums.min():.2f} .. {sums.max():.2f}"
+
+
+def _intervention(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """Without attention to the image in the modules of the trace, the model says something else."""
+    reading = lens.read(image)
+    prompt = reading.prompt(QUESTION)
+    inputs = reading.inputs(prompt)
+    modules = [lens.model.get_submodule(site.path) for site in lens.structure.attention]
+    with torch.no_grad():
+        plain = lens.model(**inputs).logits[0, -1].float()
+        with cut(modules, reading.columns(prompt)):
+            blind = lens.model(**inputs).logits[0, -1].float()
+    change = float((plain - blind).abs().max())
+    if not change > 1e-3:
+        raise _Failed(f"logits change by {change:.0e} when these modules no longer see the image")
+    return f"logits change by {change:.2g}"
+
+
+def _pixel_gradient(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    if not lens.spec.prompt.pixel_gradient:
+        raise _NotApplicable("the image is turned into codes")
+    reading = lens.read(image)
+    gradients = reading.raw_pixel_gradient(QUESTION)
+    if not all(bool(torch.isfinite(one).all()) and float(one.abs().max()) > 0 for one in gradients):
+        raise _Failed("zero everywhere, or not finite")
+    return f"largest {max(float(one.abs().max()) for one in gradients):.1e}"
+
+
+def _places(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """Painted patches change the tokens that the grid says."""
+    if lens.structure.keys == "image" or lens.read(image).layouts[0].queries is not None:
+        raise _NotApplicable(
+            "image tokens are queries, or keys of the language model: they have no pixels of their own"
+        )
+    wrong, painted = misplaced(lens, image.size)
+    if wrong:
+        raise _Failed("; ".join(wrong[:2]) + (f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""))
+    return f"{painted} painted patches found"
+
+
+def _two_images(lens: Lens, first: Image.Image, second: Image.Image) -> str:
+    reading = lens.read([first, second])
+    return _same_rows(reading, reading.trace(QUESTION), gradients=False)
+
+
+def _crop(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """A crop added to a reading gives the rows of a prompt with both images."""
+    width, height = image.size
+    reading = lens.read(image).zoom(Box(width // 4, height // 4, width // 4 + width // 2, height // 4 + height // 2))
+    return _same_rows(reading, reading.trace(QUESTION), gradients=False)
+
+
+def _answer(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """The reading's greedy tokens are those of the model's own `generate` on the whole prompt."""
+    reading = lens.read(image)
+    found = reading.answer(QUESTION, max_new_tokens=NEW_TOKENS)
+    inputs = reading.inputs(reading.prompt(QUESTION))
+    expected, _ = generate(lens.model, lens.generator.model, inputs, NEW_TOKENS)
+    if list(found.tokens) != expected:
+        raise _Failed(f"tokens {list(found.tokens)}, by generate {expected}")
+    return f"{len(found.tokens)} tokens"
+
+
+CHECKS: dict[str, Callable[[Lens, Image.Image, Image.Image], str]] = {
+    "tokens": _tokens,
+    "rows": _rows,
+    "gradients": _gradients,
+    "sums": _sums,
+    "intervention": _intervention,
+    "pixel gradient": _pixel_gradient,
+    "places": _places,
+    "two images": _two_images,
+    "crop": _crop,
+    "answer": _answer,
+}
+"""Every check, in the order in which they run: what it shows is its docstring."""

@@ -1,0 +1,97 @@
+"""A stand-in for a model's full processor, for tiny random models, whose type's own needs files that nobody has here.
+
+The image processor is the type's own (or the stand-in that the adapter names); the text side is a byte-level tokenizer
+with the config's image token, and puts as many image tokens into the prompt as the adapter's grid says. The model
+refuses a wrong number, so that number is proved, not believed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import BatchFeature, PreTrainedTokenizerFast
+
+from attnlens.adapters.schema import AdapterSpec
+from attnlens.adapters.strict import FromTokenizer, resolve
+from attnlens.lens.layouts import Processed, layout_of
+
+FIRST_BYTE = 300
+"""The id of byte 0; below it is room for the special tokens of a tiny config."""
+SPARE_ID = 290
+"""The id of an image token that the config does not know."""
+IMAGE_TOKEN = "<image>"
+
+
+class StandInProcessor:
+    """Images and text to a model's inputs, for a prompt of one; what `Lens` needs of a processor."""
+
+    def __init__(self, image_processor: Any, spec: AdapterSpec, model: Any) -> None:
+        self.image_processor = self._images = image_processor
+        self.chat_template = "the stand-in's own"
+        self._spec, self._config = spec, model.config
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        stated = spec.image_token_id
+        by_text = isinstance(stated, FromTokenizer)
+        self.image_token = stated.token if isinstance(stated, FromTokenizer) else IMAGE_TOKEN
+        self._image_token_id = SPARE_ID if by_text else resolve(stated, model.config)
+        self.tokenizer = _tokenizer(self.image_token, self._image_token_id)
+
+    def apply_chat_template(self, messages: Sequence[dict[str, Any]], **_: Any) -> str:
+        parts = messages[0]["content"]
+        said = [f"{self.image_token}: " if part["type"] == "image" else part["text"] for part in parts]
+        return "".join(said) + " Answer:"
+
+    def __call__(self, images: Sequence[Image.Image], text: Sequence[str], **_: Any) -> BatchFeature:
+        nested = self._spec.prompt.image_axis == 1
+        counts = [self._tokens(image) for image in images]
+        features = dict(self.image_processor([list(images)] if nested else list(images), return_tensors="pt"))
+        ids = self._ids(text[0], counts)
+        wanted = {key: value for key, value in features.items() if key in self._accepted}
+        return BatchFeature({**wanted, **self._text_side(ids, len(images))})
+
+    def _tokens(self, image: Image.Image) -> int:
+        alone = [[image]] if self._spec.prompt.image_axis == 1 else [image]
+        features = dict(self.image_processor(alone, return_tensors="pt"))
+        processed = Processed(image.size, features, self._images, self._config)
+        return layout_of(self._spec.grid, processed).tokens
+
+    def _ids(self, text: str, counts: Sequence[int]) -> torch.Tensor:
+        """One image token in the text becomes as many as the image takes; those to be prepended stand in front."""
+        prepended = resolve(self._spec.prompt.prepended, self._config)
+        if prepended is not None:
+            return torch.tensor([[self._image_token_id] * prepended + self.tokenizer.encode(text)])
+        first, *rest = text.split(self.image_token)
+        ids = self.tokenizer.encode(first)
+        for count, part in zip(counts, rest, strict=True):
+            ids += [self._image_token_id] * count + self.tokenizer.encode(part)
+        return torch.tensor([ids])
+
+    def _text_side(self, ids: torch.Tensor, images: int) -> dict[str, torch.Tensor]:
+        """What models read along the prompt, by the name of the input."""
+        at_image = (ids == self._image_token_id).long()
+        known = {
+            "mm_token_type_ids": at_image,
+            "token_type_ids": at_image,
+            "image_embeds_position_mask": at_image,
+            "image_attention_mask": torch.ones(1, ids.shape[1], images, dtype=torch.long),
+            "qformer_input_ids": ids[:, -8:] % 100,
+            "qformer_attention_mask": torch.ones_like(ids[:, -8:]),
+        }
+        wanted = {key: value for key, value in known.items() if key in self._accepted}
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **wanted}
+
+
+def _tokenizer(image_token: str, image_token_id: int) -> PreTrainedTokenizerFast:
+    """Every byte is a token, and so is the image token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: FIRST_BYTE + number for number, symbol in enumerate(alphabet)}
+    made = Tokenizer(models.BPE(vocab={**vocabulary, image_token: image_token_id}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(image_token, special=True, normalized=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False)

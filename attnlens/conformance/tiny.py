@@ -1,0 +1,90 @@
+"""Tiny random models of any image-text-to-text type of transformers, from the config class: nothing is downloaded.
+
+The weights are far larger than an ordinary initialisation, so that attention and logits are far from uniform.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from attnlens.conformance.shrinking import shrunk
+from attnlens.conformance.tiny_images import tiny_image_processor
+from attnlens.conformance.towers import timm_stand_ins
+from attnlens.errors import AttnLensError
+
+__all__ = ["tiny_config", "tiny_image_processor", "tiny_model"]
+
+
+def tiny_config(model_type: str, overrides: Mapping[str, Any] | None = None) -> PreTrainedConfig:
+    """The default config of a model type, made tiny; `overrides`, nested as the config is, have the last word.
+
+    An override that names a `model_type` for a part of the model starts from that type's defaults.
+    """
+    config_class = _config_class(model_type)
+    overrides = overrides or {}
+    settings = config_class().to_dict()
+    for key, part_class in config_class.sub_configs.items():
+        named = (overrides.get(key) or {}).get("model_type")
+        if named is not None:
+            settings[key] = CONFIG_MAPPING[named]().to_dict()
+        elif settings.get(key) is None and key == "vision_config" and part_class.model_type:
+            settings[key] = part_class().to_dict()  # a model without eyes is of no use here
+    return config_class.from_dict(_merged(shrunk(settings), overrides))
+
+
+def tiny_like(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A checkpoint's own config, made tiny."""
+    return type(config).from_dict(shrunk(config.to_dict()))
+
+
+def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A float32 model in eval mode on the CPU, whose random weights depend on nothing but the seed."""
+    with torch.random.fork_rng(devices=[]), timm_stand_ins():
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=torch.float32)
+        _randomise(model)
+    return model.float().eval()
+
+
+def _config_class(model_type: str) -> type[PreTrainedConfig]:
+    types = list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    if model_type in types:
+        return CONFIG_MAPPING[model_type]
+    near = ", ".join(get_close_matches(model_type, types, n=3, cutoff=0.4)) or "none"
+    if model_type in CONFIG_MAPPING:
+        raise AttnLensError(
+            f"{model_type!r} is no image-text-to-text model of transformers (its config is "
+            f"{CONFIG_MAPPING[model_type].__name__}). Nearest of those that are: {near}."
+        )
+    raise AttnLensError(f"transformers knows no model type {model_type!r}. Nearest image-text-to-text types: {near}.")
+
+
+def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _randomise(model: PreTrainedModel) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                stacked = parameter.dim() == 3 and "expert" in name
+                fan_in = parameter.shape[-1] if stacked else parameter[0].numel()
+                parameter.normal_(std=1.0 if "query_tokens" in name else min(0.3, 1.2 * fan_in**-0.5))
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.1)
+            elif parameter.numel() == 1:
+                parameter.normal_()  # gates, which start closed
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)

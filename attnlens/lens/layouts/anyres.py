@@ -1,0 +1,126 @@
+"""Any resolution (LLaVA-NeXT): the image on one square, and on tiles whose padding is taken away again.
+
+The image is fitted into the best of several sheets of tiles, its middle on the sheet's. Of the sheet's tokens the model
+drops the rows or columns that are all padding, may scale the rest down, and ends each row with a newline. The square's
+tokens come first in the prompt.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+
+from attnlens.adapters.grids import AnyresGrid
+from attnlens.adapters.strict import resolve
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Spans
+from attnlens.lens.layouts.base import Layout, Processed, View
+from attnlens.lens.layouts.cutting import family
+from attnlens.lens.layouts.placing import Canvas, Size, by, steps
+from attnlens.lens.layouts.tiles import Stitched, Tokens, original, pictures
+
+SCALED_FROM = 1.1
+"""Llava-OneVision scales down where there are more than this times as many tokens on a side as its limit allows."""
+
+
+def anyres(spec: AnyresGrid, image: Processed) -> Layout:
+    """The tiles without their padding as the first view, the square as the second."""
+    family(image.processor, {"llava_next", "llava_onevision"})
+    count, side = pictures(image, "pixel_values")
+    _check_side(image, side)
+    rows, cols = _sheet(image, count, side)
+    tokens = Tokens.of(spec, image)
+    used = tokens.used(side)
+    square = View(tokens.grid(Canvas.of(image.size).resized(side), 1, 1), Stitched(0, 1, 1, used))
+    x, y = tokens.spans(side[0], cols), tokens.spans(side[1], rows)
+    down, across = _unpadded(len(y), len(x), image.size)
+    if not down or not across:  # a strip too thin for a row of tokens
+        return Layout.of(square)
+    window = (_pixels(down, used[1] * rows, len(y)), _pixels(across, used[0] * cols, len(x)))
+    each = len(x) // cols
+    height, width = _scaled(len(down), len(across), each, resolve(spec.most, image.config))
+    x, y = _resampled(x[across.start : across.stop], width), _resampled(y[down.start : down.stop], height)
+    grid = original(_fitted(image.size, (cols * side[0], rows * side[1])), x, y)
+    lines = np.pad(np.arange(height * width).reshape(height, width), ((0, 0), (0, 1)), constant_values=-1)
+    base = height * width + np.arange(square.count)
+    return Layout((View(grid, Stitched(1, rows, cols, used, window)), square), np.concatenate([base, lines.ravel()]))
+
+
+def _check_side(image: Processed, side: Size) -> None:
+    """The processor cuts tiles of its crop_size, and resizes them to its size; the model counts by its image_size."""
+    own = image.processor
+    known = [own.size, *([own.crop_size] if "do_center_crop" in steps(own) else [])]
+    sides = {value for given in known for value in dict(given).values() if value is not None}
+    sides.add(image.config.vision_config.image_size)
+    if sides != set(side):
+        raise AttnLensError(
+            f"pixel_values hold tiles of {by(side)} px, and size and crop_size in {type(own).__name__} and image_size "
+            f"in the model's vision_config say {', '.join(map(str, sorted(sides)))}. Make them equal."
+        )
+
+
+def _sheet(image: Processed, count: int, side: Size) -> tuple[int, int]:
+    """(rows, cols) of tiles, by the image processor's choice of a sheet and by the model's."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    found = []
+    for name, owner in (("the image processor", image.processor), ("the model's config", image.config)):
+        height, width = select_best_resolution(image.size[::-1], owner.image_grid_pinpoints)
+        found.append((height // side[1], width // side[0]))
+        if found[-1][0] * found[-1][1] + 1 != count:
+            raise AttnLensError(
+                f"By the image_grid_pinpoints of {name} an image of {by(image.size)} px becomes {found[-1][0]} rows x "
+                f"{found[-1][1]} cols of tiles and a square, but pixel_values hold {count} picture(s). Give the same "
+                "image_grid_pinpoints to both, and one image at a time to the image processor."
+            )
+    return found[0]
+
+
+def _fitted(image_size: Size, sheet: Size) -> Canvas:
+    """Resized to fit `sheet` without distortion, and padded on both sides."""
+    from transformers.image_processing_utils import get_patch_output_size
+    from transformers.image_utils import ChannelDimension
+
+    blank = np.broadcast_to(np.uint8(0), (1, image_size[1], image_size[0]))
+    height, width = get_patch_output_size(blank, sheet[::-1], ChannelDimension.FIRST)
+    fitted = Canvas.of(image_size).resized((int(width), int(height)))
+    return fitted.moved(sheet, (sheet[0] - int(width)) // 2, (sheet[1] - int(height)) // 2)
+
+
+def _unpadded(rows: int, cols: int, image_size: Size) -> tuple[range, range]:
+    """The rows and columns of tokens that the model keeps."""
+    from transformers.models.llava_next.modeling_llava_next import unpad_image
+
+    numbers = np.arange(rows * cols).reshape(1, rows, cols)
+    kept = unpad_image(numbers, list(image_size[::-1]))[0]
+    if not kept.size:
+        return range(0), range(0)
+    first, last = divmod(int(kept[0, 0]), cols), divmod(int(kept[-1, -1]), cols)
+    return range(first[0], last[0] + 1), range(first[1], last[1] + 1)
+
+
+def _scaled(rows: int, cols: int, each: int, most: str | None) -> tuple[int, int]:
+    """(rows, cols) of tokens when there may be about as many as `most` tiles of each x each have."""
+    if most is None:
+        return rows, cols
+    limit = str(most).removeprefix("anyres_max_")
+    if not limit.isdigit() or not int(limit):
+        raise AttnLensError(f"The grid's most is {most!r}; expected 'anyres_max_' and a number of tiles.")
+    ratio = sqrt(rows * cols / (int(limit) * each**2))
+    return (int(rows // ratio), int(cols // ratio)) if ratio > SCALED_FROM else (rows, cols)
+
+
+def _resampled(spans: Spans, count: int) -> Spans:
+    """`spans` divided anew into `count` equal shares, which begin and end within the old ones."""
+    if count == len(spans):
+        return spans
+    length, edges = spans[:, 1] - spans[:, 0], np.arange(count + 1) * len(spans)
+    first, last = edges[:-1] // count, (edges[1:] - 1) // count
+    starts = spans[first, 0] + (edges[:-1] / count - first) * length[first]
+    return np.stack([starts, spans[last, 0] + (edges[1:] / count - last) * length[last]], axis=1)
+
+
+def _pixels(kept: range, pixels: int, tokens: int) -> slice:
+    """The pixels of an axis that `kept` tokens of all its `tokens` stand for; to the nearest pixel."""
+    return slice(round(kept.start * pixels / tokens), round(kept.stop * pixels / tokens))
