@@ -14,13 +14,14 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 # Bytecode is kept, whatever the shell says: without it every start compiles torch and transformers anew.
 RUN     := PYTHONDONTWRITEBYTECODE= $(OFFLINE)
 
-.PHONY: help setup demo test test-all report lint format docs clean
+.PHONY: help setup demo test test-all report models lint format docs clean
 
 help:
 	@echo "make demo      set everything up, then ask a small model about a picture and show where it looks"
 	@echo "make test      set everything up, then run the fast tests"
 	@echo "make test-all  also the slow tests"
 	@echo "make report    measure the bundled models again, and put the report into docs/ (most of an hour)"
+	@echo "make models    prove every adapter on a tiny model again, and put the table into docs/ (minutes)"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make docs      build the documentation into site/"
@@ -50,6 +51,11 @@ report: $(STAMP)
 	$(RUN) $(BIN)/attnlens reproduce out/reproduce
 	mkdir -p docs/reproduce
 	cp -r out/reproduce/report.md out/reproduce/report.json out/reproduce/pictures docs/reproduce/
+
+models: $(STAMP)
+	mkdir -p docs/models
+	$(RUN) $(BIN)/attnlens adapters check --tiny --all --jobs 2 --json > docs/models/checks.json || true
+	$(RUN) $(BIN)/attnlens adapters table docs/models/checks.json > docs/models.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

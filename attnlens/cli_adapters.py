@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +66,31 @@ def show_adapter(
     library.read(path)
 
 
+@app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of adapters, with which an editor completes and checks them.
+
+    An adapter names it in its first line: # yaml-language-server: $schema=PATH
+    """
+    from attnlens.adapters.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command("table")
+def print_table(
+    findings: Annotated[Path, typer.Argument(metavar="FILE", help="What check --tiny --all --json printed.")],
+) -> None:
+    """Print what check found as a page of Markdown: one row for each model type.
+
+    [bold]attnlens adapters check --tiny --all --json > checks.json[/]
+    [bold]attnlens adapters table checks.json > models.md[/]
+    """
+    from attnlens.conformance.table import markdown, read
+
+    typer.echo(markdown(read(findings)), nl=False)
+
+
 @app.command("check")
 def check_adapter(
     model: Annotated[
@@ -108,7 +134,9 @@ def check_adapter(
     else:
         reports = _every(adapter, jobs)
     if as_json:
-        print_json([report.as_dict() for report in reports])
+        from attnlens.conformance.table import document
+
+        print_json(**document(reports))
     elif model is not None:
         _print_findings(reports[0])
     else:
@@ -121,7 +149,9 @@ def check_adapter(
 def draft_adapter(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A folder, a Hugging Face id, or a model type such as llava.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="A folder, a Hugging Face id, or a model type such as llava.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the YAML here instead of printing it.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attnlens.adapters.strict import FromConfig, Strict
 
@@ -39,6 +39,12 @@ class SquareGrid(_Patches):
     shift: float = Field(
         default=0, description="patches from the middle of the merged ones back to those that a token is centred on"
     )
+
+    @model_validator(mode="after")
+    def _one_way_of_merging(self) -> SquareGrid:
+        if self.tokens is not None and self.merge != 1:
+            raise ValueError("tokens says how many patches are one token: leave merge out")
+        return self
 
 
 class ThwGrid(_Patches):

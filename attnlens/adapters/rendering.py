@@ -22,7 +22,9 @@ def render(spec: AdapterSpec, origin: Mapping[str, str], heading: str) -> str:
         if key in origin:
             lines += _comment(origin[key])
         if facts.get(key):
-            lines.append(yaml.safe_dump({key: facts[key]}, default_flow_style=None, sort_keys=False, width=WIDTH).rstrip())
+            lines.append(
+                yaml.safe_dump({key: facts[key]}, default_flow_style=None, sort_keys=False, width=WIDTH).rstrip()
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -33,4 +35,3 @@ def _comment(text: str) -> list[str]:
 def header() -> str:
     """What makes an editor complete and check an adapter: its first line."""
     return f"# yaml-language-server: $schema={schema_path()}"
-

@@ -119,3 +119,10 @@ class AdapterSpec(Strict):
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> AdapterSpec:
         return cls.model_validate(data)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of an adapter's YAML file, with which editors complete and check it."""
+    schema = AdapterSpec.model_json_schema()
+    del schema["properties"]["name"]  # the file's stem
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "attnlens adapter"}

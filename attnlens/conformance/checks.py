@@ -6,6 +6,7 @@ gradients, the model's own `generate`, the image tokens that change when a patch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,8 @@ def _same_rows(reading: Reading, trace: Trace, *, gradients: bool) -> str:
 def _columns(reading: Reading, rows: Sequence[Tensor]) -> Array:
     """[layers, heads, image_tokens] of full rows."""
     columns = reading.columns(reading.prompt(QUESTION))
-    return np.stack([row[:, columns].float().numpy() for row in rows])
+    heads = math.lcm(*(len(row) for row in rows))
+    return np.stack([row[:, columns].float().numpy().repeat(heads // len(row), axis=0) for row in rows])
 
 
 def _connector_difference(reading: Reading, found: Array | None, expected: Sequence[Tensor]) -> float:
@@ -199,6 +201,8 @@ def _places(lens: Lens, image: Image.Image, _: Image.Image) -> str:
         raise _NotApplicable(
             "image tokens are queries, or keys of the language model: they have no pixels of their own"
         )
+    if not lens.spec.prompt.pixel_gradient:
+        raise _NotApplicable("the image is turned into codes, by convolutions that see far beyond a cell")
     wrong, painted = misplaced(lens, image.size)
     if wrong:
         raise _Failed("; ".join(wrong[:2]) + (f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""))

@@ -125,9 +125,7 @@ def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> D
     return _with_language_model(model, model_type, facts, origin)
 
 
-def _with_language_model(
-    model: nn.Module, model_type: str, facts: dict[str, Any], origin: dict[str, str]
-) -> Draft:
+def _with_language_model(model: nn.Module, model_type: str, facts: dict[str, Any], origin: dict[str, str]) -> Draft:
     """The first way to cut the prompt under which every check passes, or the one under which most do."""
     best, refused = (-1, facts, tuple[Finding, ...]()), ""
     for way in _ways(model):
@@ -190,7 +188,9 @@ def _fitted(facts: dict[str, Any], known: dict[str, Any], connector: str | None)
     return guess
 
 
-def _try(model: Any, model_type: str, facts: dict[str, Any], checks: tuple[str, ...] | None = None) -> tuple[Finding, ...]:
+def _try(
+    model: Any, model_type: str, facts: dict[str, Any], checks: tuple[str, ...] | None = None
+) -> tuple[Finding, ...]:
     """The checks on a guess; one that cannot even be put together fails."""
     try:
         spec = _spec(facts)
@@ -223,7 +223,11 @@ def _ways(model: Any) -> Iterator[dict[str, Any]]:
 def _image_token(config: PreTrainedConfig) -> tuple[Any, str]:
     """The config's key for the image token, and how it was found."""
     keys = [key for key, value in config.to_dict().items() if isinstance(value, int) and not isinstance(value, bool)]
-    for pattern in (r"image_token_(id|index)", r".*im(age|g)_?(pad_|patch_|context_)?token.*(id|index)", r".*placeholder.*"):
+    for pattern in (
+        r"image_token_(id|index)",
+        r".*im(age|g)_?(pad_|patch_|context_)?token.*(id|index)",
+        r".*placeholder.*",
+    ):
         for key in keys:
             if re.fullmatch(pattern, key):
                 return {"config": key}, f"inferred: the config's {key}"
@@ -236,7 +240,11 @@ def _attention_path(model: Any) -> str | None:
     prefix = next(path for path, module in model.named_modules() if module is decoder)
     if (getattr(decoder, "_can_record_outputs", None) or {}).get("attentions") is not None:
         return None
-    found = [path for path, _ in decoder.named_modules() if re.fullmatch(r".*\.\d+\.(self_attn|self_attention|attention)", path)]
+    found = [
+        path
+        for path, _ in decoder.named_modules()
+        if re.fullmatch(r".*\.\d+\.(self_attn|self_attention|attention)", path)
+    ]
     return re.sub(r"\.\d+\.", ".*.", f"{prefix}.{found[0]}") if found else None
 
 

@@ -29,32 +29,38 @@ def misplaced(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
     """What speaks against the grid of an image of `size` (width, height), and how many patches were painted."""
     blank = Image.new("RGB", size, (110, 120, 130))
     layout = lens.read(blank).layouts[0]
-    before = _tokens(lens, blank)
-    wrong, cells = [], _probes(layout.grid)
-    for row, col in cells:
-        patch = _inner(layout.grid.cell(row, col), size)
-        painted = blank.copy()
-        painted.paste((255, 20, 0), tuple(int(edge) for edge in patch))
-        moved = (_tokens(lens, painted) - before).norm(dim=-1).numpy()
-        wrong += [f"cell ({row}, {col}): {complaint}" for complaint in _complaints(layout, moved, patch)]
-    return wrong, len(cells)
+    wrong, painted, quiet = [], 0, True
+    before = _tokens(lens, blank, quiet)
+    for number, view in enumerate(layout.views):
+        for row, col in _probes(view.grid):
+            patch = _inner(view.grid.cell(row, col), size)
+            image = blank.copy()
+            image.paste((255, 20, 0), tuple(int(edge) for edge in patch))
+            moved = (_tokens(lens, image, quiet) - before).norm(dim=-1).numpy()
+            if quiet and not moved.any():  # tokens that are made by attention, such as queries of an encoder
+                quiet, before = False, _tokens(lens, blank, False)
+                moved = (_tokens(lens, image, quiet) - before).norm(dim=-1).numpy()
+            wrong += [
+                f"cell ({row}, {col}) of view {number}: {said}" for said in _complaints(layout, moved, patch, number)
+            ]
+            painted += 1
+    return wrong, painted
 
 
-def _complaints(layout: Layout, moved: Any, patch: Box) -> Iterator[str]:
-    """For each view, whether the token that moved most holds the patch, and those that moved lie around it."""
+def _complaints(layout: Layout, moved: Any, patch: Box, probed: int) -> Iterator[str]:
+    """Whether in the view `probed` the token that moved most holds the patch, and those that moved lie around it."""
     centre = ((patch.x1 + patch.x2) / 2, (patch.y1 + patch.y2) / 2)
     start = 0
     for number, view in enumerate(layout.views):
         tokens = np.flatnonzero((layout.cells >= start) & (layout.cells < start + view.count))
         cells, start = layout.cells[tokens] - start, start + view.count
         most = moved[tokens].max()
-        if not most > 0:
-            yield f"no token of view {number} changes"
-            continue
+        if number == probed and not most > 0:
+            yield "no token changes"
         for cell, move in zip(cells, moved[tokens], strict=True):
             row, col = divmod(int(cell), view.grid.cols)
-            near = _around(view.grid, row, col, margin=0 if move == most else 1)
-            if move >= NOTICEABLE * most and not _holds(near, centre):
+            margin = 0 if number == probed and move == most else 1
+            if move >= NOTICEABLE * most > 0 and not _holds(_around(view.grid, row, col, margin), centre):
                 yield f"token of cell ({row}, {col}) in view {number} changes"
     outside = moved[layout.cells < 0]
     if outside.size and outside.max() > NOTICEABLE * moved.max():
@@ -89,7 +95,7 @@ def _holds(box: Box, point: tuple[float, float]) -> bool:
     return box.x1 <= point[0] <= box.x2 and box.y1 <= point[1] <= box.y2
 
 
-def _tokens(lens: Lens, image: Image.Image) -> Tensor:
+def _tokens(lens: Lens, image: Image.Image, quiet: bool) -> Tensor:
     """[tokens, width]: the image's tokens as they enter the language model, at its first layer and at later ones."""
     reading = lens.read(image)
     prompt = reading.prompt(QUESTION)
@@ -100,12 +106,15 @@ def _tokens(lens: Lens, image: Image.Image) -> Tensor:
         if not entering and isinstance(kwargs.get("inputs_embeds"), Tensor):
             entering.append(kwargs["inputs_embeds"][0, positions])
             later = (part for name, value in kwargs.items() if name.startswith("deepstack") for part in _tensors(value))
-            entering.extend(part.reshape(-1, part.shape[-1]) for part in later if part[..., 0].numel() == len(positions))
+            entering.extend(
+                part.reshape(-1, part.shape[-1]) for part in later if part[..., 0].numel() == len(positions)
+            )
 
     reader = lens.structure.generator.get_encoder() if lens.structure.keys == "encoder" else lens.model.get_decoder()
     with ExitStack() as stack, torch.no_grad():
         stack.callback(reader.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        stack.enter_context(_silenced(lens))
+        if quiet:
+            stack.enter_context(_silenced(lens))
         lens.model(**reading.inputs(prompt))
     return torch.cat(entering, dim=-1).float()
 

@@ -49,24 +49,29 @@ class StandInProcessor:
     def __call__(self, images: Sequence[Image.Image], text: Sequence[str], **_: Any) -> BatchFeature:
         nested = self._spec.prompt.image_axis == 1
         counts = [self._tokens(image) for image in images]
-        features = dict(self.image_processor([list(images)] if nested else list(images), return_tensors="pt"))
+        features = self._features([list(images)] if nested else list(images))
         ids = self._ids(text[0], counts)
         wanted = {key: value for key, value in features.items() if key in self._accepted}
         return BatchFeature({**wanted, **self._text_side(ids, len(images))})
 
     def _tokens(self, image: Image.Image) -> int:
-        alone = [[image]] if self._spec.prompt.image_axis == 1 else [image]
-        features = dict(self.image_processor(alone, return_tensors="pt"))
-        processed = Processed(image.size, features, self._images, self._config)
-        return layout_of(self._spec.grid, processed).tokens
+        features = self._features([[image]] if self._spec.prompt.image_axis == 1 else [image])
+        return layout_of(self._spec.grid, Processed(image.size, features, self._images, self._config)).tokens
+
+    def _features(self, images: Any) -> dict[str, Any]:
+        made = self.image_processor(images, return_tensors="pt")
+        return {"pixel_values": made[None]} if isinstance(made, torch.Tensor) else dict(made)
 
     def _ids(self, text: str, counts: Sequence[int]) -> torch.Tensor:
-        """One image token in the text becomes as many as the image takes; those to be prepended stand in front."""
-        prepended = resolve(self._spec.prompt.prepended, self._config)
+        """What stands for an image in the text becomes as many image tokens as it takes; else they come first."""
+        prompt = self._spec.prompt
+        prepended = resolve(prompt.prepended, self._config)
         if prepended is not None:
             return torch.tensor([[self._image_token_id] * prepended + self.tokenizer.encode(text)])
-        first, *rest = text.split(self.image_token)
+        first, *rest = text.split(self.image_token if prompt.template == "chat" else prompt.image)
         ids = self.tokenizer.encode(first)
+        if not rest:
+            return torch.tensor([[self._image_token_id] * sum(counts) + ids])
         for count, part in zip(counts, rest, strict=True):
             ids += [self._image_token_id] * count + self.tokenizer.encode(part)
         return torch.tensor([ids])

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from attnlens.lens import multihead
 from attnlens.lens.tracer import Site
 
 
@@ -39,6 +41,8 @@ def reference(model: Any, inputs: Mapping[str, Any], attention: Sequence[Site], 
         for site in (*attention, *connector):
             handle = model.get_submodule(site.path).register_forward_hook(keep(site))
             stack.callback(handle.remove)
+        # torch's own multi-head attention hands back no weights that are in its graph.
+        stack.enter_context(multihead.opened(model.get_submodule(site.path) for site in connector))
         stack.enter_context(torch.enable_grad())
         logits = model(**inputs, output_attentions=True).logits[0, -1].float()
         kept = [seen[site] for site in (*attention, *connector)]
@@ -56,7 +60,8 @@ def reference(model: Any, inputs: Mapping[str, Any], attention: Sequence[Site], 
 @contextmanager
 def eager(model: Any) -> Iterator[None]:
     """The whole model under transformers' eager attention, and afterwards each part as it was."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
+    owners = (module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig))
+    configs = {id(module.config): module.config for module in owners}.values()
     before = [(config, config._attn_implementation) for config in configs]
     try:
         for config in configs:

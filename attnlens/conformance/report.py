@@ -18,6 +18,7 @@ from PIL import Image
 from attnlens import adapters
 from attnlens.adapters.explain import nearest
 from attnlens.adapters.schema import AdapterSpec
+from attnlens.conformance import standins
 from attnlens.conformance.checks import Finding, findings
 from attnlens.conformance.processor import StandInProcessor
 from attnlens.conformance.tiny import tiny_config, tiny_model
@@ -37,9 +38,12 @@ class Report:
     model_type: str
     adapter: str
     grid: str
-    connector: bool
+    connector: str
+    """The path of the connector's attention modules, where the adapter names them."""
     strategy: str
     image_processor: str
+    substituted: bool
+    """Whether the image processor's code ran on functions that stand in for torchvision's."""
     findings: tuple[Finding, ...]
     seconds: float
 
@@ -86,7 +90,7 @@ def _tiny_or_why_not(model_type: str, adapter: str | Path | AdapterSpec | None) 
     try:
         return check_tiny(model_type, adapter)
     except AttnLensError as error:
-        return Report(model_type, "", "", False, "", "", (Finding("adapter", False, str(error)),), 0.0)
+        return Report(model_type, "", "", "", "", "", False, (Finding("adapter", False, str(error)),), 0.0)
 
 
 def tiny_lens(model_type: str, spec: AdapterSpec, seed: int = 0) -> Lens:
@@ -108,10 +112,11 @@ def check_type(spec: AdapterSpec, model_type: str) -> None:
 
 def _report(spec: AdapterSpec, model_type: str, make: Callable[[], Lens]) -> Report:
     start = time.perf_counter()
-    strategy, processor, found = "", "", tuple[Finding, ...]()
+    strategy, processor, substituted, found = "", "", False, tuple[Finding, ...]()
     try:
         lens = make()
-        strategy, processor = lens.structure.strategy, type(lens.processor.image_processor).__name__
+        strategy, images = lens.structure.strategy, type(lens.processor.image_processor)
+        processor, substituted = images.__name__, images.__module__.startswith(standins.__name__)
         found = tuple(findings(lens, sample_images()))
     except Exception as error:  # noqa: BLE001 - what keeps a model from being built belongs into the table
         reason = (str(error).splitlines() or [""])[0]
@@ -120,9 +125,10 @@ def _report(spec: AdapterSpec, model_type: str, make: Callable[[], Lens]) -> Rep
         model_type=model_type,
         adapter=spec.name,
         grid=spec.grid.kind,
-        connector=spec.connector is not None,
+        connector=spec.connector.attention if spec.connector is not None else "",
         strategy=strategy,
         image_processor=processor,
+        substituted=substituted,
         findings=found,
         seconds=time.perf_counter() - start,
     )

@@ -41,7 +41,6 @@ _MODES = {  # as torchvision resizes tensors; boxes, Hamming and Lanczos windows
 }
 
 
-@cache
 def image_processor_class(name: str) -> type[Any]:
     """transformers' image processor `name`, even one of those for torchvision alone, whether or not that is there.
 
@@ -50,6 +49,12 @@ def image_processor_class(name: str) -> type[Any]:
     own = getattr(transformers, name, None)
     if own is not None and (is_torchvision_available() or "torchvision" not in getattr(own, "_backends", ())):
         return _a_class(own, name)
+    return without_torchvision(name)
+
+
+@cache
+def without_torchvision(name: str) -> type[Any]:
+    """transformers' image processor `name` for torchvision, on the functions below."""
     for model_type, names in IMAGE_PROCESSOR_MAPPING_NAMES.items():
         folder = model_type_to_module_name(model_type)
         path = _HOME / "models" / folder / f"image_processing_{folder}.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ def _derived(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
     eyes = config.get("vision_config") or config
     known = {**dict(leaves(config)), **dict(leaves(eyes))}
     merge = merge_factor(config)
-    patch = _number(known.get("patch_size")) or 16
+    strides = known.get("patch_stride")  # of a tower in stages, each of which merges again
+    patch = math.prod(strides) if isinstance(strides, list | tuple) else _number(known.get("patch_size")) or 16
     stated = max((_number(value) for key, value in leaves(eyes) if key == "image_size"), default=0)
     side = stated or SIDE * patch * merge
     cell = (defaults.get("spatial_factor") or patch * merge) ** 2

@@ -5,6 +5,7 @@ functions are registered with its attention interface instead:
 
 - `attnlens_rows` for a language model: SDPA for all queries but the last, whose row alone is computed by the
   model's own eager function (so soft-capping and sinks stay the model's). Weights: [batch, heads, 1, keys].
+- `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
 - `attnlens_open` for a connector: the model's own eager function for all queries.
 
 Both begin the autograd graph by themselves where gradients are on and nothing before them requires any, so that
@@ -28,6 +29,7 @@ from attnlens.errors import AttnLensError
 _EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
 
 ROWS = "attnlens_rows"
+CROSSING_ROWS = "attnlens_crossing_rows"
 OPEN = "attnlens_open"
 CUT = "attnlens_cut"
 
@@ -61,7 +63,18 @@ def _open_forward(
 def _rows_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    mask = _needed(attention_mask, module, query)
+    if attention_mask is None and query.shape[2] > 1:
+        raise AttnLensError(
+            f"{type(module).__name__} built no attention mask for the implementation {ROWS!r}: transformers' mask "
+            "interface was bypassed, and the rows would be wrong. State language_model: {strategy: eager}."
+        )
+    return _crossing_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _crossing_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    mask = attention_mask
     query = rooted(query)
     eager = _eager_function(module)
     if query.shape[2] > 1 and not any(kwargs.get(name) is not None for name in _EAGER_ONLY):
@@ -74,16 +87,6 @@ def _rows_forward(
         )
         return torch.cat([before, last], dim=1), weights
     return eager(module, query, key, value, _additive(mask, query), **kwargs)
-
-
-def _needed(mask: Tensor | None, module: nn.Module, query: Tensor) -> Tensor | None:
-    """A mask that may be left out only where every query sees every key."""
-    if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True):
-        raise AttnLensError(
-            f"{type(module).__name__} built no attention mask for the implementation {ROWS!r}: transformers' mask "
-            "interface was bypassed, and the rows would be wrong. State language_model: {strategy: eager}."
-        )
-    return mask
 
 
 def _rows_of(mask: Tensor | None, rows: slice) -> Tensor | None:
@@ -103,8 +106,10 @@ def _rows_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
 
 AttentionInterface.register(ROWS, _rows_forward)
+AttentionInterface.register(CROSSING_ROWS, _crossing_forward)
 AttentionInterface.register(OPEN, _open_forward)
 AttentionMaskInterface.register(ROWS, _rows_mask)
+AttentionMaskInterface.register(CROSSING_ROWS, _rows_mask)
 AttentionMaskInterface.register(OPEN, eager_mask)
 AttentionMaskInterface.register(CUT, _rows_mask)
 
@@ -126,12 +131,14 @@ def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
 @contextmanager
 def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
     """Run `modules` so that no query looks at the keys in `columns`: what depends on them shows in the logits."""
+    modules = list(modules)
 
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         blind = query.new_zeros(1, 1, 1, key.shape[-2])
-        blind[..., list(columns)] = torch.finfo(query.dtype).min
+        if any(module is one for one in modules):  # others may share their config
+            blind[..., list(columns)] = torch.finfo(query.dtype).min
         mask = _additive(attention_mask, query)
         return _eager_function(module)(module, query, key, value, blind if mask is None else mask + blind, **kwargs)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlens.lens import multihead
-from attnlens.lens.attention import OPEN, ROWS, frozen, implementation
+from attnlens.lens.attention import CROSSING_ROWS, OPEN, ROWS, frozen, implementation
 from attnlens.lens.structure import Structure
 from attnlens.lens.tracer import Site, Tracer
 
@@ -51,8 +51,9 @@ def one_pass(
     Under the strategy eager, and in the decoder of an encoder-decoder, whose own prompt is a token or two, all rows are
     computed eagerly.
     """
-    rows_only = structure.strategy != "eager" and structure.keys != "encoder"
-    with _seeing(model, structure.attention, ROWS if rows_only else OPEN, structure.connector, gradients):
+    how = {"prompt": ROWS, "image": CROSSING_ROWS, "encoder": OPEN}[structure.keys]
+    how = OPEN if structure.strategy == "eager" else how
+    with _seeing(model, structure.attention, how, structure.connector, gradients):
         output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))
         split = len(structure.connector)
         return _captured(output.logits, weights[split:], weights[:split], gradients)

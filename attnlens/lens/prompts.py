@@ -25,6 +25,7 @@ class PreparedImage:
 
     image: Image.Image
     features: dict[str, Any] = field(default_factory=dict)
+    bare: bool = False  # whether the image processor handed back nothing but the pixels
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,10 @@ class Prompter:
 
 
 class _Remembering:
-    """An image processor that processes each `PreparedImage` once; everything else is the real one's."""
+    """An image processor that processes each `PreparedImage` once; everything else is the real one's.
+
+    One (that of Idefics) hands back a bare tensor, [images, ...], to which its processor adds the axis of prompts.
+    """
 
     def __init__(self, real: Any, prepared: Sequence[PreparedImage], image_axis: int) -> None:
         self._real = real
@@ -179,15 +183,18 @@ class _Remembering:
         return getattr(self._real, name)
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        features = []
+        features, bare = [], False
         for image in _flat(images):
             prepared = self._prepared[id(image)]
             if not prepared.features:
                 alone = [[image]] if self._image_axis else [image]
                 made = self._real(alone, **{**kwargs, "return_tensors": "pt"})
-                prepared.features = {"pixel_values": made} if isinstance(made, Tensor) else dict(made)
+                prepared.features = {"pixel_values": made[None]} if isinstance(made, Tensor) else dict(made)
+                prepared.bare = isinstance(made, Tensor)
+            bare = prepared.bare
             features.append(prepared.features)
-        return BatchFeature(joined(features, self._image_axis))
+        together = joined(features, self._image_axis)
+        return together["pixel_values"][0] if bare else BatchFeature(together)
 
 
 def _flat(images: Any) -> list[Any]:
@@ -198,7 +205,8 @@ def _flat(images: Any) -> list[Any]:
 
 def joined(features: Sequence[dict[str, Any]], axis: int = 0) -> dict[str, Any]:
     """The inputs of several images, one after the other along `axis`; smaller ones are padded with zeros at the end."""
-    return {key: _joined([f[key] for f in features], axis) for key in features[0]}
+    keys = dict.fromkeys(key for one in features for key in one)  # an image without tiles may lack their key
+    return {key: _joined([one[key] for one in features if key in one], axis) for key in keys}
 
 
 def _apart(features: Sequence[dict[str, Any]], axis: int) -> list[dict[str, Any]]:
@@ -208,8 +216,8 @@ def _apart(features: Sequence[dict[str, Any]], axis: int) -> list[dict[str, Any]
         return [together]
     parts: list[dict[str, Any]] = [{} for _ in features]
     for key, whole in together.items():
-        values = [one[key] for one in features]
-        if not isinstance(whole, Tensor) or not whole.dim():
+        values = [one.get(key) for one in features]
+        if not isinstance(whole, Tensor) or not whole.dim() or any(value is None for value in values):
             split: Sequence[Any] = values
         else:
             along = min(axis, whole.dim() - 1)

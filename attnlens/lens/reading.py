@@ -8,6 +8,7 @@ each question is a whole prompt of its own, exactly; `cost` shows it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -313,13 +314,15 @@ def _rows(weights: Sequence[Tensor], columns: list[int], length: int | None) -> 
     """The last query's row at `columns` of the keys: [layers, heads, image_tokens].
 
     A sliding window's cache holds the last keys of a prompt of `length` only: what is before them was not looked at.
+    In a layer with fewer heads than another each stands several times, which leaves every mean over heads as it is.
     """
     rows = []
     for w in weights:
         row = w[0, :, -1]
         missing = 0 if length is None else max(0, length - row.shape[-1])
         rows.append(pad(row, (missing, 0))[:, columns])
-    return _array(torch.stack(rows))
+    heads = math.lcm(*(row.shape[0] for row in rows))
+    return _array(torch.stack([row.repeat_interleave(heads // row.shape[0], dim=0) for row in rows]))
 
 
 def _keys_of(layouts: Sequence[Layout]) -> tuple[range, ...]:

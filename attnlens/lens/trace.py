@@ -22,7 +22,10 @@ class Trace:
     """
 
     attention: Array
-    """[layers, heads, image_tokens]: softmax weights; what is missing to 1 went to text."""
+    """[layers, heads, image_tokens]: softmax weights; what is missing to 1 went to text.
+
+    Where layers differ in their number of heads, those of the smaller ones stand several times.
+    """
     attention_gradient: Array | None
     """The same shape: d log p(top_token) / d attention. None unless gradients were asked for."""
     connector_attention: Array | None

@@ -110,7 +110,7 @@ def _padded_after(image: Processed, tiles: int, side: Size) -> Cut:
 
 def _by_fit(image: Processed, tiles: int, side: Size) -> Cut:
     """Perception LM: a sheet on which the image fits, else the one with the closest aspect ratio."""
-    if tiles <= 2:  # the thumbnail alone, or with one tile
+    if tiles == 1:  # the thumbnail alone
         return _stretched(image, 1, 1, side)
     asked = {"img_width": image.size[0], "img_height": image.size[1], "tile_size": side[0]}
     own = image.processor

@@ -43,16 +43,17 @@ def sizes(spec: SizesGrid, image: Processed) -> Layout:
 
 
 def positions(spec: PositionsGrid, image: Processed) -> Layout:
-    """(column, row) of each patch, which fill a rectangle; merge x merge of them are pooled into a token."""
+    """(column, row) of each patch, which fill a rectangle row by row; merge x merge of them are pooled into a token."""
     check_only_resized(image.processor)
     places = image.array(spec.key).reshape(-1, 2).astype(int)
     own = places[(places >= 0).all(axis=1)]
     cols, rows = own.max(axis=0, initial=-1) + 1
     merge = whole_number(resolve(spec.merge, image.config), "merge")
-    if len(np.unique(own, axis=0)) != rows * cols or not rows * cols or rows % merge or cols % merge:
+    row_by_row = np.stack(np.meshgrid(np.arange(cols), np.arange(rows)), axis=-1).reshape(-1, 2)
+    if not len(own) or not np.array_equal(own, row_by_row) or rows % merge or cols % merge:
         raise AttnLensError(
             f"{spec.key} gives {len(own)} positions in {rows} rows x {cols} cols; expected each place of a rectangle "
-            f"once, in blocks of {merge} x {merge}. Choose another key, merge or grid kind in the adapter."
+            f"once, row by row, in blocks of {merge} x {merge}. Choose another key, merge or grid kind in the adapter."
         )
     patch = whole_number(resolve(spec.patch, image.config), "patch")
     canvas = Canvas.of(image.size).resized((int(cols) * patch, int(rows) * patch))

@@ -279,8 +279,9 @@ def test_each_view_shows_the_image(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama 4", "llama 4, as large as may be"])
-def test_the_image_stands_in_the_corner_of_llama_s_tiles(name: str) -> None:
-    case, size = CASES[name], (401, 299)
+@pytest.mark.parametrize("size", [(401, 299), (100, 60)], ids=str)  # the second is enlarged by one of the two alone
+def test_the_image_stands_in_the_corner_of_llama_s_tiles(name: str, size: tuple[int, int]) -> None:
+    case = CASES[name]
     image = case.image(smooth(size))
     layout = layout_of(case.spec, image)
     sheet = layout.views[0]

@@ -20,22 +20,28 @@ from transformers import (
     DeepseekVLHybridImageProcessorPil,
     DeepseekVLImageProcessorPil,
     Emu3ImageProcessor,
+    Emu3Processor,
     Gemma3ImageProcessorPil,
     Gemma4ImageProcessorPil,
+    Gemma4Processor,
     GotOcr2ImageProcessorPil,
     JanusImageProcessorPil,
     LlavaImageProcessorPil,
+    LlavaProcessor,
     PixtralImageProcessorPil,
     PPChart2TableImageProcessorPil,
     Qwen2VLImageProcessorPil,
     SiglipImageProcessorPil,
     VideoLlavaImageProcessor,
+    VideoLlavaProcessor,
 )
+from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAEConfig, ChameleonVQVAEVectorQuantizer
 from transformers.models.emu3.modeling_emu3 import Emu3ImageVocabularyMapping
 from transformers.models.gemma4.image_processing_pil_gemma4 import convert_image_to_patches
 
 from attnlens.adapters import library
 from attnlens.adapters.grids import GridSpec, PositionsGrid, SizesGrid, SquareGrid, ThwGrid
+from attnlens.conformance.standins import image_processor_class
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.lens.layouts import Layout, Processed, layout_of
@@ -73,7 +79,9 @@ class Case:
 
     @property
     def config(self) -> SimpleNamespace:
-        vision = SimpleNamespace(patch_size=self.patch, spatial_merge_size=2, pooling_kernel_size=3)
+        vision = SimpleNamespace(
+            patch_size=self.patch, spatial_merge_size=2, pooling_kernel_size=3, model_patch_size=3 * self.patch
+        )
         return SimpleNamespace(vision_config=vision, mm_tokens_per_image=16, vision_soft_tokens_per_image=25)
 
     @property
@@ -137,6 +145,11 @@ def gemma4(difference: Numbers, inputs: Any, k: int = 3) -> Numbers:
     return np.array([pooled[kernel] for kernel in sorted(pooled)])
 
 
+def gemma4_unified(difference: Numbers, inputs: Any) -> Numbers:
+    """Each merged patch is embedded as it is; padding is dropped."""
+    return difference[0].sum(axis=1)[(inputs["image_position_ids"][0].numpy() >= 0).all(axis=1)]
+
+
 def clip(resize: dict[str, int], crop: int, of: Any = CLIPImageProcessorPil) -> Any:
     return of(size=resize, crop_size={"height": crop, "width": crop})
 
@@ -179,6 +192,12 @@ CASES = {
         PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=side(14)), "llava_pixtral", squares
     ),
     "gemma4": Case(Gemma4ImageProcessorPil(patch_size=6, max_soft_tokens=70), "gemma4", gemma4, 6),
+    "gemma4_unified": Case(
+        image_processor_class("Gemma4UnifiedImageProcessor")(patch_size=6, max_soft_tokens=70),
+        "gemma4_unified",
+        gemma4_unified,
+        6,
+    ),
     "qwen2.5-vl": Case(Qwen2VLImageProcessorPil(), "qwen2_5_vl", qwen),
     "qwen2.5-vl, small budget": Case(SMALL_BUDGET, "qwen2_5_vl", qwen),
 }
@@ -348,10 +367,34 @@ def test_each_family_s_own_processor_and_config_give_a_grid_of_its_tokens(family
         assert layout.views[0].count == tokens
 
 
-PADDED = {"llava padded to a square", "deepseek_vl", "deepseek_vl_hybrid", "janus"}
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("llava-1.5", LlavaProcessor),
+        ("video_llava", VideoLlavaProcessor),
+        ("emu3", Emu3Processor),
+        ("gemma4", Gemma4Processor),
+    ],
+)
+@every_size
+def test_a_full_processor_puts_as_many_image_tokens_into_the_prompt(name: str, of: Any, size: tuple[int, int]) -> None:
+    """The image token expanded by the processor's own method: the rest of the processor, a tokenizer, is not needed."""
+    case, image = CASES[name], grey(size)
+    settings = SimpleNamespace(
+        image_token="<image>", boi_token="", eoi_token="", image_start_token="", image_end_token=""
+    )
+    settings.fake_token_around_image = settings.eof_token = ""
+    settings.patch_size, settings.downsample_ratio = case.patch, 8
+    settings.num_additional_image_tokens, settings.vision_feature_select_strategy = 1, "default"
+    expanded = of.replace_image_token(settings, case.inputs(image), 0)
+    assert expanded.count("<image>") == len(case.layout(image).cells) > 0
 
 
-@pytest.mark.parametrize("name", CASES.keys() - PADDED)  # these pad by a colour: shown by the painted patches
+# These pad by a colour, or do not resize by PIL: shown by the painted patches.
+NOT_PLAIN = {"llava padded to a square", "deepseek_vl", "deepseek_vl_hybrid", "janus", "gemma4_unified"}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_PLAIN])
 @every_size
 def test_the_pixels_of_a_view_are_the_image_that_pil_makes(name: str, size: tuple[int, int]) -> None:
     case, random = CASES[name], np.random.default_rng(2)
@@ -395,7 +438,7 @@ def test_a_gradient_on_the_canvas_foretells_what_a_change_of_the_canvas_does(nam
 
 
 def test_gemma4_unified_s_merged_patches_lie_where_their_positions_say() -> None:
-    """Its image processor needs torchvision: what it gives is made here, by its modules' formulas, in plain loops."""
+    """Its image processor needs torchvision: its output is made here, by its modules' formulas, in plain loops."""
     patch, k, rows, cols, budget = 4, 3, 2, 5, 70
     picture = np.random.default_rng(4).normal(size=(3, rows * k * patch, cols * k * patch)).astype(np.float32)
     pixels, positions = np.zeros((1, budget, (k * patch) ** 2 * 3), np.float32), np.full((1, budget, 2), -1)
@@ -422,6 +465,17 @@ def test_emu3_s_codes_are_row_by_row_each_row_with_an_end() -> None:
     layout = layout_of(grid_of("emu3"), processed(Emu3ImageProcessor(), inputs))
     assert layout.grid == Grid.regular(3, 5, (100, 80))
     assert layout.cells.tolist() == [-1 if code == 99 else code - 10 for code in codes]
+
+
+def test_chameleon_s_codes_are_row_by_row() -> None:
+    rows, cols = 2, 3
+    quantizer = ChameleonVQVAEVectorQuantizer(ChameleonVQVAEConfig(num_embeddings=rows * cols, embed_dim=rows * cols))
+    quantizer.embedding.weight.data = torch.eye(rows * cols)  # one code for each place
+    features = torch.eye(rows * cols).T.reshape(1, rows * cols, rows, cols)
+    codes = quantizer(features)[2].flatten()
+    layout = CASES["chameleon"].layout(grey((100, 80)))
+    assert codes.tolist() == list(range(rows * cols))
+    assert layout.cells.tolist() == list(range(layout.grid.rows * layout.grid.cols))
 
 
 class TurnsTheImage(CLIPImageProcessorPil):
@@ -500,13 +554,20 @@ def test_patches_that_cannot_be_pooled_evenly_are_reported() -> None:
         layout_of(SquareGrid(kind="square", tokens=16), processed(case.processor, case.inputs(grey((100, 80)))))
 
 
+def test_tokens_and_merge_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="leave merge out"):
+        SquareGrid(kind="square", tokens=16, merge=2)
+
+
 def test_a_patch_larger_than_the_canvas_is_reported() -> None:
     case = CASES["llava tiny"]
     with pytest.raises(AttnLensError, match=r"84 x 84 px holds no square of 140 px"):
         layout_of(SquareGrid(kind="square", merge=10), processed(case.processor, case.inputs(grey((100, 80)))))
 
 
-@pytest.mark.parametrize("positions", [[[0, 0], [2, 0]], [[-1, -1]], [[1, 1], [1, 1]], [[0, 0], [1, 0], [2, 0]]])
+@pytest.mark.parametrize(
+    "positions", [[[0, 0], [2, 0]], [[-1, -1]], [[0, 0], [0, 0]], [[1, 0], [0, 0]], [[0, 0], [1, 0], [2, 0]]]
+)
 def test_positions_that_fill_no_rectangle_of_blocks_are_reported(positions: list[list[int]]) -> None:
     inputs = {"image_position_ids": np.array([positions])}
     spec = PositionsGrid(kind="positions", merge=2 if len(positions) == 3 else 1)
