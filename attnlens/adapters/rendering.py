@@ -15,7 +15,7 @@ _ORDER = ("model_types", "grid", "prompt", "language_model", "connector", "image
 
 
 def render(spec: AdapterSpec, origin: Mapping[str, str], heading: str) -> str:
-    """YAML that `find` reads back as `spec`: the editor's header, `heading` as comments, then each key under its origin."""
+    """YAML that `find` reads back as `spec`: the editor's header, `heading` as comments, each key under its origin."""
     facts = spec.model_dump(mode="json", exclude_unset=True, exclude={"name"})
     lines = [header(), *_comment(heading)]
     for key in _ORDER:

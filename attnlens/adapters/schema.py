@@ -65,8 +65,9 @@ class LanguageModelSpec(Strict):
         default=None,
         description="shared: the image is prefilled once and every question is a tail on it; replay: each question is "
         "prefilled whole, and its last token run again; one_pass: each question in one pass, where image tokens depend "
-        "on the question or on what follows them; eager: one pass of the model's own eager attention. None: shared; replay "
-        "where the model has a recurrent state; one_pass behind a connector with attention or for an inner level",
+        "on the question or on what follows them; eager: one pass of the model's own eager attention. None: shared; "
+        "replay where the model has a recurrent state; one_pass behind a connector with attention, for an inner level, "
+        "for cross-attention and for encoder-decoders",
     )
     appends_images: bool = Field(
         default=True, description="false where a crop cannot be added to a prefix that is already read"

@@ -22,7 +22,7 @@ from attnlens.lens.lens import Lens
 
 QUESTION = "What is this?"
 NOTICEABLE = 0.05
-"""A token has changed when it moved by this part of the largest move: resizing and convolutions reach a little further."""
+"""A token has changed when it moved by this part of the largest move: resizing and convolutions reach on a little."""
 
 
 def misplaced(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:

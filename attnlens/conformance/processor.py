@@ -39,6 +39,8 @@ class StandInProcessor:
         by_text = isinstance(stated, FromTokenizer)
         self.image_token = stated.token if isinstance(stated, FromTokenizer) else IMAGE_TOKEN
         self._image_token_id = SPARE_ID if by_text else resolve(stated, model.config)
+        # Models with m-rope count images by what stands before their tokens.
+        self._markers = [getattr(model.config, f"vision_{end}_token_id", None) for end in ("start", "end")]
         self.tokenizer = _tokenizer(self.image_token, self._image_token_id)
 
     def apply_chat_template(self, messages: Sequence[dict[str, Any]], **_: Any) -> str:
@@ -72,8 +74,9 @@ class StandInProcessor:
         ids = self.tokenizer.encode(first)
         if not rest:
             return torch.tensor([[self._image_token_id] * sum(counts) + ids])
+        marked = [[marker] if isinstance(marker, int) else [] for marker in self._markers]
         for count, part in zip(counts, rest, strict=True):
-            ids += [self._image_token_id] * count + self.tokenizer.encode(part)
+            ids += marked[0] + [self._image_token_id] * count + marked[1] + self.tokenizer.encode(part)
         return torch.tensor([ids])
 
     def _text_side(self, ids: torch.Tensor, images: int) -> dict[str, torch.Tensor]:
@@ -82,6 +85,7 @@ class StandInProcessor:
         known = {
             "mm_token_type_ids": at_image,
             "token_type_ids": at_image,
+            "moe_mm_token_type_ids": at_image,
             "image_embeds_position_mask": at_image,
             "image_attention_mask": torch.ones(1, ids.shape[1], images, dtype=torch.long),
             "qformer_input_ids": ids[:, -8:] % 100,

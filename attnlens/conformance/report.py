@@ -76,7 +76,7 @@ def check_model(
 def check_all(
     model_types: Sequence[str], adapter: str | Path | AdapterSpec | None = None, jobs: int = 1
 ) -> Iterator[Report]:
-    """`check_tiny` of each of `model_types`, as they are done, in `jobs` processes; a type without adapter does not pass."""
+    """`check_tiny` of each of `model_types`, in the order they are done, in `jobs` processes; without adapter none passes."""
     one = partial(_tiny_or_why_not, adapter=adapter)
     if jobs == 1:
         yield from map(one, model_types)
@@ -105,8 +105,8 @@ def check_type(spec: AdapterSpec, model_type: str) -> None:
     """Raises AttnLensError where `spec` is not for `model_type`."""
     if model_type not in spec.model_types:
         raise AttnLensError(
-            f"The adapter {spec.name!r} is not for the model type {model_type!r}. {nearest(model_type, spec.model_types)}"
-            f"It handles {', '.join(spec.model_types)}: choose one of these, or add the type to its model_types."
+            f"The adapter {spec.name!r} is not for the model type {model_type!r}. "
+            f"{nearest(model_type, spec.model_types)}It handles {', '.join(spec.model_types)}: choose one of these, or add the type to its model_types."
         )
 
 

@@ -16,14 +16,14 @@ from attnlens.errors import AttnLensError
 
 _MARKS = {True: "✓", False: "**no**", None: "–"}
 _EXPLAINED = """\
-Every row was proved on a tiny random model of the type, made from its config class, in float32 on a CPU; no checkpoint was
-run. The image processor is transformers' own for the type. What stands in each column:
+Every row was proved on a tiny random model of the type, made from its config class, in float32 on a CPU; no checkpoint
+was run. The image processor is transformers' own for the type. What stands in each column:
 
 | column | what was compared |
 |---|---|
 | tokens | the model takes as many image tokens as the adapter's grid has, for two shapes of image |
 | rows | attention of the last prompt token, in all layers and heads, with one full eager pass: within 1e-4 |
-| gradients | the gradient of log p(top token) with respect to it, with `torch.autograd.grad` on that pass: within 1e-3 of the largest; finite and not zero |
+| gradients | of log p(top token) with respect to it, with `torch.autograd.grad` there: within 1e-3 of the largest |
 | sums | what goes to the image is above 0 and at most 1 |
 | intervention | the logits change when the traced modules no longer see the image tokens |
 | pixel gradient | finite and not zero |
@@ -32,8 +32,8 @@ run. The image processor is transformers' own for the type. What stands in each 
 | crop | rows after a crop was added to a reading, as above |
 | answer | the greedy answer is that of the model's own `generate` |
 
-– means that there is nothing to compare: image tokens behind a connector with attention, or keys of cross-attention, have
-no pixels of their own (their patches are painted in the tests), and no gradient passes through codes.
+– means that there is nothing to compare: image tokens behind a connector with attention, or keys of cross-attention,
+have no pixels of their own (their patches are painted in the tests), and no gradient passes through codes.
 """
 
 
@@ -65,8 +65,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [
         "# Supported models",
         "",
-        f"{passed} of {len(reports)} question-answering model types pass every check, with {versions}. This page is made "
-        "by `make models`, from the adapters and from what `attnlens adapters check --tiny --all` found.",
+        f"{passed} of {len(reports)} question-answering model types pass every check, with {versions}. This page is "
+        "made by `make models`, from the adapters and from what `attnlens adapters check --tiny --all` found.",
         "",
         _EXPLAINED,
         _row("model type", "adapter", "grid", "connector", "strategy", *CHECKS),

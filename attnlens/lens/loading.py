@@ -71,8 +71,8 @@ def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(str(name), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise AttnLensError(
-            f"The config of {str(name)!r} could not be read: {_first_line(error)} Expected a folder with config.json, a "
-            "Hugging Face id (downloaded before, or with a network), or a model type such as llava."
+            f"The config of {str(name)!r} could not be read: {_first_line(error)} Expected a folder with config.json, "
+            "a Hugging Face id (downloaded before, or with a network), or a model type such as llava."
         ) from error
 
 

@@ -73,7 +73,8 @@ class Prompter:
         ids = inputs.pop("input_ids")
         if self._spec.prompt.prepended is not None:
             ids, inputs = self._one_span_per_image(ids, inputs, len(images))
-        inputs.pop("attention_mask", None)
+        for key in ("attention_mask", "labels"):  # all ones; and what PaliGemma's processor gives for training
+            inputs.pop(key, None)
         keys = frozenset(inputs) & {key for one in images for key in one.features}
         given = {key: value for key, value in inputs.items() if key not in keys}
         extras = {key: value for key, value in given.items() if self._along_sequence(value, ids, key)}

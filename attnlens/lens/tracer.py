@@ -47,9 +47,10 @@ class Tracer:
                     captured.append(envoy.output[index])
                 output = nnsight.save(self._model.output)
         except OutOfOrderError as error:
+            order = ", ".join(path for path, _ in sites)
             raise AttnLensError(
-                f"A module to look into did not run, or not in the order of {', '.join(path for path, _ in sites)}: {error}. Correct the "
-                "attention paths in the adapter."
+                f"A module to look into did not run, or not in the order of {order}: {error}. Correct the attention "
+                "paths in the adapter."
             ) from error
         for (path, _), weights in zip(sites, captured, strict=True):
             if weights is None:

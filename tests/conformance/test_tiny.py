@@ -180,6 +180,16 @@ def test_sections_are_shared_out_whole_and_in_proportion(weights, total):
         assert abs(share - total * weight / sum(weights)) < 1
 
 
+def test_what_is_left_of_the_sections_goes_to_those_that_lost_most():
+    assert _shares([24, 20, 20], 8) == [3, 3, 2]  # exactly 3, 2.5 and 2.5
+
+
+def test_a_large_image_is_brought_down_to_a_few_dozen_tokens():
+    config = tiny_config("qwen2_5_vl")
+    made = tiny_image_processor("qwen2_5_vl", config)([picture(900, 600)], return_tensors="pt")
+    assert 24 <= made["image_grid_thw"].prod().item() // 4 <= 48
+
+
 def test_the_seed_alone_decides_the_weights_and_the_global_generator_is_left_alone():
     config = tiny_config("llava")
     before = torch.get_rng_state()

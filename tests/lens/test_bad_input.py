@@ -11,6 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 import attnlens
 from attnlens.adapters import AdapterSpec
 from attnlens.errors import AttnLensError
+from attnlens.lens.tracer import Site
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -97,10 +98,20 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused(changes: dict[str, An
         lens_of(spec(**changes)).read(tiny.images("square", 1)[0])
 
 
-def test_a_grid_that_does_not_fit_is_refused() -> None:
+def test_a_grid_that_the_image_processor_s_output_does_not_fit_is_refused() -> None:
     thw = {"kind": "thw", "merge": 2, "patch": 14, "key": "image_grid_thw"}
     with pytest.raises(AttnLensError, match="image_grid_thw"):
         lens_of(spec(grid=thw)).read(tiny.images("square", 1)[0]).trace(QUESTION)
+
+
+def test_a_grid_with_another_number_of_cells_than_the_prompt_has_image_tokens_is_refused() -> None:
+    with pytest.raises(AttnLensError, match="gives 37 tokens.*holds 36 image tokens"):
+        lens_of(spec(grid={"kind": "square", "after": 1})).read(tiny.images("square", 1)[0])
+
+
+def test_an_image_token_that_the_tokenizer_does_not_know_is_named() -> None:
+    with pytest.raises(AttnLensError, match="<picture>.*does not know"):
+        lens_of(spec(image_token_id={"token": "<picture>"}))
 
 
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,16 +143,9 @@ def test_a_failed_trace_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPat
 
 def test_a_module_that_never_runs_is_named() -> None:
     lens = lens_of()
-    lens.structure = replace(lens.structure, attention=("model.multi_modal_projector",))
+    lens.structure = replace(lens.structure, attention=(Site("model.multi_modal_projector"),))
     with pytest.raises(AttnLensError, match="multi_modal_projector"):
         lens.read(tiny.images("square", 1)[0]).trace(QUESTION)
-
-
-def test_an_encoder_decoder_language_model_is_refused() -> None:
-    model, processor = tiny.build("instructblip")
-    model.language_model.config.is_encoder_decoder = True
-    with pytest.raises(AttnLensError, match="encoder-decoder"):
-        attnlens.load(model=model, processor=processor)
 
 
 def test_an_image_that_the_processor_cannot_take_is_named_with_its_size() -> None:

@@ -95,10 +95,10 @@ class Layout:
         return replace(self, cells=self.cells[self.cells >= 0])
 
     def on_grid(self, values: Array) -> Array:
-        """[..., tokens] -> [..., rows, cols] of the first view's grid; the values of tokens without a place are left out.
+        """[..., tokens] -> [..., rows, cols] of the first view's grid; tokens without a place are left out.
 
-        The tokens of another view are spread over the cells of the first that they overlap, in proportion to the area, so
-        that their sum stays where they are covered: a density.
+        The tokens of another view are spread over the cells of the first that they overlap, in proportion to the area,
+        so that their sum stays where they are covered: a density.
         """
         grid, start = self.grid, 0
         total = np.zeros((*values.shape[:-1], grid.rows, grid.cols), dtype=np.float32)

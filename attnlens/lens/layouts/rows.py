@@ -165,4 +165,10 @@ def _shown(image: Processed) -> NDArray[np.bool_]:
         replace(image, features=image.processor([Image.new("RGB", image.size, level)], return_tensors="pt"))
         for level in ("black", "white")
     )
-    return np.asarray(black.array(PIXELS) != white.array(PIXELS))
+    found, seen = black.array(PIXELS), image.array(PIXELS)
+    if found.shape != seen.shape:
+        raise AttnLensError(
+            f"{type(image.processor).__name__} gave {PIXELS} of the shape {seen.shape} for this image, and now gives "
+            f"{found.shape} for one of the same size. Give its settings to the image processor itself, not to its call."
+        )
+    return np.asarray(found != white.array(PIXELS))

@@ -143,9 +143,7 @@ def test_each_token_lies_where_its_pixels_come_from(
     case = CASES[name]
     monkeypatch.setattr(painting, "REACH", case.reach)
     layout = case.layout(size)
-    assert_painted_patches_are_where_the_layout_says(
-        case.processor, size, layout, case.canvases(layout), case.changes
-    )
+    assert_painted_patches_are_where_the_layout_says(case.processor, size, layout, case.canvases(layout), case.changes)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -182,9 +180,7 @@ def test_a_strip_too_thin_for_a_row_of_tokens_is_seen_on_the_square_alone() -> N
     layout = case.layout(size)
     assert len(layout.views) == 1
     assert layout.cells.tolist() == list(range(64))
-    assert_painted_patches_are_where_the_layout_says(
-        case.processor, size, layout, case.canvases(layout), case.changes
-    )
+    assert_painted_patches_are_where_the_layout_says(case.processor, size, layout, case.canvases(layout), case.changes)
 
 
 @pytest.mark.parametrize("name", ["llava-next", "llava-onevision", "llava-onevision, scaled down", "granite 4 vision"])
@@ -213,6 +209,14 @@ def test_scaled_down_tokens_share_the_tiles_evenly() -> None:
     assert small.shape == (11, 11)
     assert tuple(small.covered) == tuple(whole.covered)
     np.testing.assert_allclose(np.diff(small.x, axis=1), 300 / 11)
+
+
+def test_scaled_down_tokens_see_nothing_of_pixels_left_over_between_tiles() -> None:
+    case = replace(CASES["llava-onevision, scaled down, pixels left over"], most="anyres_max_9")
+    grid = case.layout((300, 300)).grid
+    assert grid.shape == (18, 18)  # of 6 tiles of 56 px, each 6 patches of 9 px on a side: 3 tokens
+    assert grid.x[2, 1] == pytest.approx(300 / 336 * 54)
+    assert grid.x[3, 0] == pytest.approx(300 / 336 * 56)
 
 
 def refused(match: str, case: Case, **changed: Any) -> None:

@@ -1,7 +1,7 @@
 """Families of native aspect ratio: each token's cell is where the real image processor put its pixels.
 
 Where transformers has an image processor for torchvision alone (Kimi, Muse, MiniMax, Inkling, LFM2-VL), its own code
-runs without torchvision. The order of the tokens is followed here by the code of each model's vision tower and connector.
+runs without torchvision. The order of the tokens is followed here by the code of each model's tower and connector.
 """
 
 from __future__ import annotations
@@ -389,3 +389,11 @@ def test_an_image_that_leaves_no_trace_is_reported() -> None:
     blind = replace(image, processor=lambda images, **_: image.features)
     with pytest.raises(AttnLensError, match="same of a black and of a white image"):
         layout_of(library.find("kimi_k25").grid, blind)
+
+
+def test_settings_given_to_the_call_of_a_padding_processor_are_reported() -> None:
+    case = CASES["kimi_k25"]
+    image = case.image(grey((401, 299)))
+    other = dict(case.processor([grey((401, 299))], max_patches=60, return_tensors="pt"))
+    with pytest.raises(AttnLensError, match="itself, not to its call"):
+        layout_of(library.find("kimi_k25").grid, replace(image, features=other))

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import DeepseekOcr2ImageProcessorPil, MiniCPMV4_6ImageProcessorPil
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    DeepseekOcr2ImageProcessorPil,
+    DeepseekOcr2Processor,
+    MiniCPMV4_6ImageProcessorPil,
+    PreTrainedTokenizerFast,
+    UnlimitedOcrProcessor,
+)
 
 from attnlens.adapters.grids import FromConfig, LocalGlobalGrid, SlicesGrid
 from attnlens.conformance.standins import image_processor_class
@@ -189,22 +197,20 @@ def test_each_token_of_an_ocr_model_lies_where_its_pixels_come_from(name: str, s
     assert_painted_patches_are_where_the_layout_says(processor, size, layout, canvases, changes)
 
 
-def test_unlimited_ocr_has_as_many_tokens_as_its_processor_counts() -> None:
-    """The formula of UnlimitedOcrProcessor.replace_image_token."""
-    spec, processor = OCR["unlimited-ocr"]
-    for size in SIZES:
-        image = processed(processor, grey(size), SimpleNamespace())
-        (across, down), local = image.features["patches_grid"][0], image.features["num_local_patches"][0]
-        expected = 10 * (10 + 1) + 1 + (down * 6 * (across * 6 + 1) if local else 0)
-        assert layout_of(spec, image).tokens == expected
-
-
-def test_deepseek_ocr_2_has_as_many_tokens_as_its_processor_counts() -> None:
-    """The formula of DeepseekOcr2Processor.replace_image_token."""
-    spec, processor = OCR["deepseek-ocr-2"]
-    for size in SIZES:
-        image = processed(processor, grey(size), SimpleNamespace())
-        assert layout_of(spec, image).tokens == 10 * 10 + 6 * 6 * int(image.features["num_local_patches"][0]) + 1
+@every_size
+@pytest.mark.parametrize("name", ["deepseek-ocr-2", "unlimited-ocr", "unlimited-ocr, few slices"])
+def test_an_ocr_model_has_as_many_tokens_as_its_full_processor_puts_into_a_prompt(
+    name: str, size: tuple[int, int]
+) -> None:
+    spec, processor = OCR[name]
+    letters = Tokenizer(WordLevel({"<image>": 0, "?": 1}, unk_token="?"))
+    letters.add_special_tokens(["<image>"])
+    full_class = DeepseekOcr2Processor if spec is DEEPSEEK else UnlimitedOcrProcessor
+    full = full_class(processor, PreTrainedTokenizerFast(tokenizer_object=letters), patch_size=4, downsample_ratio=4)
+    # Its call overrides the image processor's own number of slices with 6.
+    most = {"max_patches": processor.max_patches}
+    ids = full(images=[grey(size)], text=["<image>?"], return_tensors="pt", **most)["input_ids"]
+    assert layout_of(spec, processed(processor, grey(size), SimpleNamespace())).tokens == int((ids == 0).sum())
 
 
 def test_another_number_of_slices_than_the_settings_lead_to_is_refused() -> None:

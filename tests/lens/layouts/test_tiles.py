@@ -249,9 +249,7 @@ def test_each_token_lies_where_its_pixels_come_from(
     case = CASES[name]
     monkeypatch.setattr(painting, "REACH", case.reach)
     layout = case.layout(size)
-    assert_painted_patches_are_where_the_layout_says(
-        case.processor, size, layout, case.canvases(layout), case.changes
-    )
+    assert_painted_patches_are_where_the_layout_says(case.processor, size, layout, case.canvases(layout), case.changes)
 
 
 @pytest.mark.parametrize("size", [(15, 70), (20, 900), (500, 12)], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -260,9 +258,7 @@ def test_narrow_strips_of_step_are_padded_to_a_square(size: tuple[int, int], mon
     monkeypatch.setattr(painting, "REACH", case.reach)
     layout = case.layout(size)
     assert layout.grid.covered.width == pytest.approx(layout.grid.covered.height)
-    assert_painted_patches_are_where_the_layout_says(
-        case.processor, size, layout, case.canvases(layout), case.changes
-    )
+    assert_painted_patches_are_where_the_layout_says(case.processor, size, layout, case.canvases(layout), case.changes)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "llama" not in name])

@@ -1,0 +1,191 @@
+"""Claims about the checks: they pass for what is true, on every kind of grid and strategy, and each of them can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from attnlens import adapters
+from attnlens.adapters.explain import models_in
+from attnlens.adapters.schema import AdapterSpec, GridSpec
+from attnlens.conformance import CHECKS, check_all, check_model, check_tiny
+from attnlens.conformance.report import sample_images, tiny_lens
+from attnlens.conformance.table import document, markdown, read
+from attnlens.conformance.types import NOT_ASKED, image_text_types, question_answerers
+from attnlens.errors import AttnLensError
+from attnlens.lens.generator import Generator
+from attnlens.lens.lens import Lens
+from attnlens.lens.reading import Reading
+from tests.test_docs import ROOT
+
+ONE_OF_EACH = {
+    "llava": ("square", "shared"),
+    "paligemma": ("square", "one_pass"),
+    "qwen2_vl": ("thw", "shared"),
+    "qwen3_5": ("thw", "replay"),
+    "mistral3": ("sizes", "shared"),
+    "inkling_mm_model": ("rows", "replay"),
+    "lfm2_vl": ("shapes", "replay"),
+    "gemma4": ("positions", "shared"),
+    "blip-2": ("latents", "one_pass"),
+    "mllama": ("cross", "one_pass"),
+    "idefics3": ("tiles", "shared"),
+    "llava_next": ("anyres", "shared"),
+    "minicpmv4_6": ("slices", "replay"),
+    "deepseek_ocr2": ("local_global", "shared"),
+    "molmo2": ("crops", "shared"),
+    "florence2": ("square", "one_pass"),
+}
+WITHOUT_A_PROOF = {"unpadded"}  # Fuyu alone, whose processor does not run without torchvision
+
+
+def failed(spec: AdapterSpec, model_type: str) -> set[str]:
+    return {finding.check for finding in check_tiny(model_type, spec).findings if finding.passed is False}
+
+
+def changed(name: str, **facts: Any) -> AdapterSpec:
+    """A bundled adapter with other facts."""
+    known = adapters.find(name).model_dump(exclude_unset=True)
+    for key, value in facts.items():
+        known[key] = {**known.get(key, {}), **value} if isinstance(value, dict) else value
+    return AdapterSpec.from_mapping(known)
+
+
+@pytest.mark.parametrize("model_type", ONE_OF_EACH)
+def test_the_checks_pass_for_one_type_of_each_grid_and_strategy(model_type):
+    report = check_tiny(model_type)
+    assert [finding for finding in report.findings if finding.passed is False] == []
+    assert (report.grid, report.strategy) == ONE_OF_EACH[model_type]
+    assert {finding.check for finding in report.findings} == set(CHECKS)
+
+
+def test_every_grid_kind_has_its_type_among_the_fast_ones():
+    kinds = {kind.model_fields["kind"].annotation.__args__[0] for kind in models_in(GridSpec)}
+    assert {grid for grid, _ in ONE_OF_EACH.values()} == kinds - WITHOUT_A_PROOF
+
+
+@pytest.mark.slow
+def test_at_least_eighty_of_the_question_answering_types_pass_and_the_page_says_which():
+    found = {report.model_type: report.passed for report in check_all(question_answerers(), jobs=2)}
+    listed = {one["model_type"]: one["passed"] for one in read(ROOT / "docs" / "models" / "checks.json")["reports"]}
+    assert found == listed
+    assert sum(found.values()) >= 80
+
+
+def test_every_question_answering_type_has_an_adapter():
+    handled = {kind for name in adapters.available() for kind in adapters.find(name).model_types}
+    assert set(question_answerers()) <= handled
+    assert set(NOT_ASKED) <= set(image_text_types())
+
+
+def test_the_page_of_supported_models_is_what_its_findings_say():
+    assert (ROOT / "docs" / "models.md").read_text() == markdown(read(ROOT / "docs" / "models" / "checks.json"))
+
+
+def test_the_page_names_the_adapter_and_the_grid_that_the_library_has():
+    for one in read(ROOT / "docs" / "models" / "checks.json")["reports"]:
+        spec = adapters.for_model_type(one["model_type"])
+        assert (one["adapter"], one["grid"]) == (spec.name, spec.grid.kind)
+
+
+def test_a_bundled_checkpoint_passes_with_its_own_processor():
+    report = check_model("pocket/llava")
+    assert [finding for finding in report.findings if finding.passed is False] == []
+
+
+def test_a_wrong_merge_factor_fails_on_the_number_of_tokens():
+    assert "tokens" in failed(changed("qwen_vl", grid={"merge": 1}), "qwen2_vl")
+
+
+def test_a_shared_prefix_fails_where_the_prefix_looks_ahead():
+    found = failed(changed("paligemma", language_model={"strategy": "shared"}), "paligemma")
+    assert {"rows", "gradients", "two images"} <= found
+
+
+def test_a_thumbnail_on_the_wrong_side_fails_on_places_although_the_number_of_tokens_is_right():
+    found = failed(changed("internvl", grid={"thumbnail": "first"}), "internvl")
+    assert "places" in found
+    assert "tokens" not in found
+
+
+def test_appending_a_crop_fails_where_images_see_themselves_in_both_directions():
+    assert failed(changed("gemma3", language_model={"appends_images": True}), "gemma3") == {"crop"}
+
+
+def test_attention_modules_of_the_vision_tower_fail():
+    wrong = {"attention": "model.vision_tower.encoder.layers.*.self_attn"}
+    assert failed(changed("llava", language_model=wrong), "llava")
+
+
+@pytest.mark.parametrize(
+    ("check", "spoil"),
+    [
+        ("rows", lambda trace: dataclasses.replace(trace, attention=trace.attention * 1.01)),
+        ("sums", lambda trace: dataclasses.replace(trace, attention=trace.attention * 50)),
+        ("sums", lambda trace: dataclasses.replace(trace, attention=trace.attention * 0)),
+        (
+            "gradients",
+            lambda trace: (
+                trace
+                if trace.attention_gradient is None
+                else dataclasses.replace(trace, attention_gradient=-trace.attention_gradient)
+            ),
+        ),
+    ],
+)
+def test_a_spoilt_trace_fails(check, spoil, monkeypatch):
+    real = Reading.trace
+    monkeypatch.setattr(Reading, "trace", lambda *args, **options: spoil(real(*args, **options)))
+    lens = tiny_lens("llava", adapters.find("llava"))
+    assert passed(lens, check) is False
+    monkeypatch.undo()
+    assert passed(lens, check) is True
+
+
+def test_an_answer_that_generate_would_not_give_fails(monkeypatch):
+    monkeypatch.setattr(Generator, "decode", lambda *_: ([1, 2, 3], 0.0))
+    assert passed(tiny_lens("llava", adapters.find("llava")), "answer") is False
+
+
+def test_modules_that_do_not_matter_fail_the_intervention(monkeypatch):
+    lens = tiny_lens("llava", adapters.find("llava"))
+    sites = tuple(site for site in lens.structure.attention)
+    lens.structure = dataclasses.replace(lens.structure, attention=())
+    assert passed(lens, "intervention") is False
+    lens.structure = dataclasses.replace(lens.structure, attention=sites)
+    assert passed(lens, "intervention") is True
+
+
+def passed(lens: Lens, check: str) -> bool | None:
+    from attnlens.conformance.checks import findings
+
+    (finding,) = findings(lens, sample_images(), [check])
+    return finding.passed
+
+
+def test_a_model_that_cannot_be_built_is_a_finding_and_not_a_crash():
+    report = check_tiny("llava", changed("llava", tiny={"config": {"vision_config": {"hidden_size": -1}}}))
+    assert [finding.check for finding in report.findings] == ["build"]
+    assert not report.passed
+
+
+def test_an_adapter_for_another_type_is_refused():
+    with pytest.raises(AttnLensError, match="not for the model type 'lava'.*Did you mean 'llava'"):
+        check_tiny("lava", adapters.find("llava"))
+
+
+def test_the_findings_survive_being_written_as_json(tmp_path):
+    written = document([check_tiny("llava")])
+    (tmp_path / "checks.json").write_text(json.dumps(written))
+    page = markdown(read(tmp_path / "checks.json"))
+    assert "| `llava` | llava | square |" in page
+    assert written["versions"]["transformers"] in page
+
+
+def test_another_file_is_refused_as_findings(tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(AttnLensError, match="is not what"):
+        read(tmp_path / "other.json")
