@@ -34,6 +34,16 @@ class PromptSpec(Strict):
     image_axis: Literal[0, 1] = Field(
         default=0, description="axis of pixel_values along which a prompt's images stand; 1 behind an axis of prompts"
     )
+    pixel_axis: int | None = Field(
+        default=None, ge=0, description="axis of the pixels along which images stand, where it is not that of the rest"
+    )
+    counted: str | None = Field(
+        default=None,
+        description="an output that numbers patches, [tokens, patches], through all of a prompt's images, -1 for none",
+    )
+    marked: str | None = Field(
+        default=None, description="an input that is 1 at the image tokens, where these have not all the same id"
+    )
     pixels: str = Field(default="pixel_values", description="the image processor's output that holds the pixels")
     pixel_gradient: bool = Field(
         default=True, description="false where the image reaches the language model through codes (VQ)"

@@ -255,8 +255,9 @@ def _connector_path(model: Any, model_type: str) -> str | None:
     def look(path: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-            crossing = isinstance(weights, torch.Tensor) and weights.dim() == 4 and weights.shape[-1] != weights.shape[-2]
-            if crossing and torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-3):
+            if not isinstance(weights, torch.Tensor) or weights.dim() != 4:
+                return
+            if weights.shape[-1] != weights.shape[-2] and torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-3):
                 seen.append(path)
 
         return hook

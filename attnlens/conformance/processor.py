@@ -18,6 +18,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.adapters.strict import FromTokenizer, resolve
+from attnlens.lens.joining import features_of
 from attnlens.lens.layouts import Processed, layout_of
 
 FIRST_BYTE = 300
@@ -39,9 +40,15 @@ class StandInProcessor:
         by_text = isinstance(stated, FromTokenizer)
         self.image_token = stated.token if isinstance(stated, FromTokenizer) else IMAGE_TOKEN
         self._image_token_id = SPARE_ID if by_text else resolve(stated, model.config)
-        # Models with m-rope count images by what stands before their tokens.
-        self._markers = [getattr(model.config, f"vision_{end}_token_id", None) for end in ("start", "end")]
         self.tokenizer = _tokenizer(self.image_token, self._image_token_id)
+        # Models with m-rope find images, and their pictures, by the markers around them.
+        self._before, self._after = self._marker("vision_start_token_id"), self._marker("vision_end_token_id")
+        self._between = self._marker("slice_start_id") or self.tokenizer.encode(",")
+
+    def _marker(self, name: str) -> list[int]:
+        """A token that the config names, if it does."""
+        found = getattr(self._config, name, None)
+        return [found] if isinstance(found, int) else []
 
     def apply_chat_template(self, messages: Sequence[dict[str, Any]], **_: Any) -> str:
         parts = messages[0]["content"]
@@ -50,21 +57,22 @@ class StandInProcessor:
 
     def __call__(self, images: Sequence[Image.Image], text: Sequence[str], **_: Any) -> BatchFeature:
         nested = self._spec.prompt.image_axis == 1
-        counts = [self._tokens(image) for image in images]
+        pictures = [self._pictures(image) for image in images]
         features = self._features([list(images)] if nested else list(images))
-        ids = self._ids(text[0], counts)
+        ids = self._ids(text[0], pictures)
         wanted = {key: value for key, value in features.items() if key in self._accepted}
         return BatchFeature({**wanted, **self._text_side(ids, len(images))})
 
-    def _tokens(self, image: Image.Image) -> int:
+    def _pictures(self, image: Image.Image) -> tuple[int, ...]:
+        """The image's tokens: all together, or those of each of its pictures, where they are set apart."""
         features = self._features([[image]] if self._spec.prompt.image_axis == 1 else [image])
-        return layout_of(self._spec.grid, Processed(image.size, features, self._images, self._config)).tokens
+        layout = layout_of(self._spec.grid, Processed(image.size, features, self._images, self._config))
+        return layout.pictures or (layout.tokens,)
 
     def _features(self, images: Any) -> dict[str, Any]:
-        made = self.image_processor(images, return_tensors="pt")
-        return {"pixel_values": made[None]} if isinstance(made, torch.Tensor) else dict(made)
+        return features_of(self.image_processor(images, return_tensors="pt"), self._spec.prompt)
 
-    def _ids(self, text: str, counts: Sequence[int]) -> torch.Tensor:
+    def _ids(self, text: str, pictures: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """What stands for an image in the text becomes as many image tokens as it takes; else they come first."""
         prompt = self._spec.prompt
         prepended = resolve(prompt.prepended, self._config)
@@ -73,10 +81,12 @@ class StandInProcessor:
         first, *rest = text.split(self.image_token if prompt.template == "chat" else prompt.image)
         ids = self.tokenizer.encode(first)
         if not rest:
-            return torch.tensor([[self._image_token_id] * sum(counts) + ids])
-        marked = [[marker] if isinstance(marker, int) else [] for marker in self._markers]
-        for count, part in zip(counts, rest, strict=True):
-            ids += marked[0] + [self._image_token_id] * count + marked[1] + self.tokenizer.encode(part)
+            return torch.tensor([[self._image_token_id] * sum(map(sum, pictures)) + ids])
+        for counts, part in zip(pictures, rest, strict=True):
+            ids += self._before
+            for number, count in enumerate(counts):
+                ids += (self._between if number else []) + [self._image_token_id] * count
+            ids += self._after + self.tokenizer.encode(part)
         return torch.tensor([ids])
 
     def _text_side(self, ids: torch.Tensor, images: int) -> dict[str, torch.Tensor]:

@@ -76,7 +76,10 @@ def check_model(
 def check_all(
     model_types: Sequence[str], adapter: str | Path | AdapterSpec | None = None, jobs: int = 1
 ) -> Iterator[Report]:
-    """`check_tiny` of each of `model_types`, in the order they are done, in `jobs` processes; without adapter none passes."""
+    """`check_tiny` of each of `model_types`, in the order they are done, in `jobs` processes.
+
+    A type without an adapter does not pass.
+    """
     one = partial(_tiny_or_why_not, adapter=adapter)
     if jobs == 1:
         yield from map(one, model_types)
@@ -106,7 +109,8 @@ def check_type(spec: AdapterSpec, model_type: str) -> None:
     if model_type not in spec.model_types:
         raise AttnLensError(
             f"The adapter {spec.name!r} is not for the model type {model_type!r}. "
-            f"{nearest(model_type, spec.model_types)}It handles {', '.join(spec.model_types)}: choose one of these, or add the type to its model_types."
+            f"{nearest(model_type, spec.model_types)}It handles {', '.join(spec.model_types)}: choose one of these, or "
+            "add the type to its model_types."
         )
 
 

@@ -117,7 +117,8 @@ AttentionMaskInterface.register(CUT, _rows_mask)
 @contextmanager
 def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     """Run the attention of `modules` under the implementation `name`, then as before."""
-    configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}.values()
+    parts = (part for module in modules for part in module.modules() if hasattr(part, "config"))
+    configs = {id(part.config): part.config for part in parts}.values()
     before = [(config, config._attn_implementation) for config in configs]
     try:
         for config in configs:
@@ -132,12 +133,13 @@ def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
 def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
     """Run `modules` so that no query looks at the keys in `columns`: what depends on them shows in the logits."""
     modules = list(modules)
+    inside = {id(part) for module in modules for part in module.modules()}  # others may share their config
 
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         blind = query.new_zeros(1, 1, 1, key.shape[-2])
-        if any(module is one for one in modules):  # others may share their config
+        if id(module) in inside:
             blind[..., list(columns)] = torch.finfo(query.dtype).min
         mask = _additive(attention_mask, query)
         return _eager_function(module)(module, query, key, value, blind if mask is None else mask + blind, **kwargs)

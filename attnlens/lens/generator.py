@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from attnlens.errors import AttnLensError
-from attnlens.lens.prompts import Prompt, on_device
+from attnlens.lens.joining import on_device
+from attnlens.lens.prompts import Prompt
 
 
 class Generator:
@@ -28,7 +29,8 @@ class Generator:
         """Position ids of the whole prompt, [..., tokens]: m-rope models have several rows."""
         if not self._takes_positions:
             return None
-        whole_numbers = {key: value for key, value in prompt.vision().items() if not value.is_floating_point()}
+        vision = {key: value for key, value in prompt.vision().items() if isinstance(value, Tensor)}
+        whole_numbers = {key: value for key, value in vision.items() if not value.is_floating_point()}
         known = {"attention_mask": torch.ones_like(prompt.ids), **prompt.extras, **on_device(whole_numbers, self.model)}
         positions = self.model._prepare_position_ids_for_generation(prompt.ids, known)
         return positions if isinstance(positions, Tensor) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import BatchFeature
 
-from attnlens.adapters.schema import AdapterSpec
+from attnlens.adapters.schema import AdapterSpec, PromptSpec
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
+from attnlens.lens.joining import apart, features_of, joined
 from attnlens.lens.layouts import Layout, Processed, layout_of
 
 
@@ -25,7 +26,7 @@ class PreparedImage:
 
     image: Image.Image
     features: dict[str, Any] = field(default_factory=dict)
-    bare: bool = False  # whether the image processor handed back nothing but the pixels
+    bare: bool = False  # whether the image processor hands back nothing but the pixels
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Prompt:
     side: dict[str, Tensor]  # what else the model reads, such as a connector's own reading of the text
     keys: frozenset[str]  # what the processor hands on of the image processor's output
     positions: tuple[tuple[int, ...], ...]  # where each image's tokens stand in the sequence
-    image_axis: int = 0
+    spec: PromptSpec
 
     @property
     def length(self) -> int:
@@ -49,10 +50,10 @@ class Prompt:
         """One past the last image token."""
         return self.positions[-1][-1] + 1
 
-    def vision(self, start: int = 0) -> dict[str, Tensor]:
+    def vision(self, start: int = 0) -> dict[str, Any]:
         """The inputs of the images from number `start` on; pixels are where the processor left them."""
         fresh = [one.features for one in self.images[start:]]
-        features = tensors(joined(fresh, self.image_axis) if fresh else {})
+        features = joined(fresh, self.spec) if fresh else {}
         return {key: value for key, value in features.items() if key in self.keys} | self.side
 
 
@@ -64,6 +65,7 @@ class Prompter:
         self._spec = spec
         self._model = model
         self._image_token_id = image_token_id
+        self._accepted = set(inspect.signature(model.forward).parameters)
 
     def prompt(self, images: Sequence[PreparedImage], question: str) -> Prompt:
         """The prompt for `question` after `images`. Raises `AttnLensError` for a question that cannot be asked."""
@@ -79,14 +81,14 @@ class Prompter:
         given = {key: value for key, value in inputs.items() if key not in keys}
         extras = {key: value for key, value in given.items() if self._along_sequence(value, ids, key)}
         side = {key: value for key, value in given.items() if key not in extras}
-        axis = self._spec.prompt.image_axis
-        return Prompt(ids, extras, tuple(images), side, keys, self._image_positions(ids, images), axis)
+        positions = self._image_positions(ids, inputs, images)
+        return Prompt(ids, extras, tuple(images), side, keys, positions, self._spec.prompt)
 
     def layouts(self, images: Sequence[PreparedImage]) -> tuple[Layout, ...]:
         """Where the tokens of images that a prompt was made for lie, as the model gets them: padded to one size."""
         features = [one.features for one in images]
         if self._spec.grid.kind == "latents":  # a connector numbers its keys on the padded canvas
-            features = _apart(features, self._spec.prompt.image_axis)
+            features = apart(features, self._spec.prompt)
         made = (self._processor.image_processor, self._model.config)
         pairs = zip(images, features, strict=True)
         return tuple(layout_of(self._spec.grid, Processed(one.image.size, own, *made)) for one, own in pairs)
@@ -119,7 +121,7 @@ class Prompter:
 
     def _process(self, images: Sequence[PreparedImage], text: str) -> dict[str, Tensor]:
         processor = copy.copy(self._processor)
-        processor.image_processor = _Remembering(self._processor.image_processor, images, self._spec.prompt.image_axis)
+        processor.image_processor = _Remembering(self._processor.image_processor, images, self._spec.prompt)
         try:
             encoded = processor(images=[p.image for p in images], text=[text], return_tensors="pt")
         except ValueError as error:
@@ -131,9 +133,9 @@ class Prompter:
             ) from error
         device = self._model.device
         return {  # pixels stay where they are: most questions need them no more
-            key: value if value.is_floating_point() else value.to(device)
+            key: value if not isinstance(value, Tensor) or value.is_floating_point() else value.to(device)
             for key, value in encoded.items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) or key in self._accepted
         }
 
     def _one_span_per_image(
@@ -148,10 +150,13 @@ class Prompter:
         return ids, {**inputs, **repeated}
 
     def _along_sequence(self, value: Tensor, ids: Tensor, key: str) -> bool:
-        return value.shape == ids.shape and key not in self._spec.prompt.per_image
+        return isinstance(value, Tensor) and value.shape == ids.shape and key not in self._spec.prompt.per_image
 
-    def _image_positions(self, ids: Tensor, images: Sequence[PreparedImage]) -> tuple[tuple[int, ...], ...]:
-        at = torch.nonzero(ids[0] == self._image_token_id).flatten().tolist()
+    def _image_positions(
+        self, ids: Tensor, inputs: dict[str, Any], images: Sequence[PreparedImage]
+    ) -> tuple[tuple[int, ...], ...]:
+        marked = self._spec.prompt.marked
+        at = torch.nonzero(ids[0] == self._image_token_id if marked is None else inputs[marked][0]).flatten().tolist()
         if not at:
             raise AttnLensError(
                 f"The prompt has no image token (id {self._image_token_id}). Check image_token_id and prompt in the "
@@ -170,96 +175,42 @@ class Prompter:
 
 
 class _Remembering:
-    """An image processor that processes each `PreparedImage` once; everything else is the real one's.
+    """An image processor that processes each `PreparedImage` once; everything else is the real one's."""
 
-    One (that of Idefics) hands back a bare tensor, [images, ...], to which its processor adds the axis of prompts.
-    """
-
-    def __init__(self, real: Any, prepared: Sequence[PreparedImage], image_axis: int) -> None:
+    def __init__(self, real: Any, prepared: Sequence[PreparedImage], spec: PromptSpec) -> None:
         self._real = real
-        self._prepared = {id(p.image): p for p in prepared}
-        self._image_axis = image_axis
+        self._prepared = prepared
+        self._spec = spec
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        features, bare = [], False
-        for image in _flat(images):
-            prepared = self._prepared[id(image)]
+    def __call__(self, images: Any, **kwargs: Any) -> Any:
+        features = []
+        for prepared in self._meant(_flat(images)):
             if not prepared.features:
-                alone = [[image]] if self._image_axis else [image]
+                alone = [[prepared.image]] if self._spec.image_axis else [prepared.image]
                 made = self._real(alone, **{**kwargs, "return_tensors": "pt"})
-                prepared.features = {"pixel_values": made[None]} if isinstance(made, Tensor) else dict(made)
-                prepared.bare = isinstance(made, Tensor)
-            bare = prepared.bare
+                prepared.features, prepared.bare = features_of(made, self._spec), isinstance(made, Tensor)
             features.append(prepared.features)
-        together = joined(features, self._image_axis)
-        return together["pixel_values"][0] if bare else BatchFeature(together)
+        together = joined(features, self._spec)
+        bare = any(one.bare for one in self._prepared)
+        return together[self._spec.pixels][0] if bare else BatchFeature(together)
+
+    def _meant(self, images: Sequence[Any]) -> list[PreparedImage]:
+        """The images that the processor asks for; some processors copy them before, and keep their order."""
+        known = {id(one.image): one for one in self._prepared}
+        if all(id(image) in known for image in images):
+            return [known[id(image)] for image in images]
+        if len(images) != len(self._prepared):
+            raise AttnLensError(
+                f"The processor asks its image processor for {len(images)} copies of {len(self._prepared)} images. "
+                "Use a processor that hands images on as they are, all at once."
+            )
+        return list(self._prepared)
 
 
 def _flat(images: Any) -> list[Any]:
     if not isinstance(images, list | tuple):
         return [images]
     return [one for part in images for one in _flat(part)]
-
-
-def joined(features: Sequence[dict[str, Any]], axis: int = 0) -> dict[str, Any]:
-    """The inputs of several images, one after the other along `axis`; smaller ones are padded with zeros at the end."""
-    keys = dict.fromkeys(key for one in features for key in one)  # an image without tiles may lack their key
-    return {key: _joined([one[key] for one in features if key in one], axis) for key in keys}
-
-
-def _apart(features: Sequence[dict[str, Any]], axis: int) -> list[dict[str, Any]]:
-    """Each image's part of what is joined: its own features, padded as they are beside the others."""
-    together = joined(features, axis)
-    if len(features) == 1:
-        return [together]
-    parts: list[dict[str, Any]] = [{} for _ in features]
-    for key, whole in together.items():
-        values = [one.get(key) for one in features]
-        if not isinstance(whole, Tensor) or not whole.dim() or any(value is None for value in values):
-            split: Sequence[Any] = values
-        else:
-            along = min(axis, whole.dim() - 1)
-            split = whole.split([value.shape[along] for value in values], dim=along)
-        for part, value in zip(parts, split, strict=True):
-            part[key] = value
-    return parts
-
-
-def tensors(inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """Those of `inputs` that are tensors."""
-    return {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
-
-
-def _joined(values: Sequence[Any], axis: int) -> Any:
-    if len(values) == 1:
-        return values[0]
-    if all(isinstance(value, Tensor) for value in values):
-        if not values[0].dim():
-            return max(values)  # such as the number of crops that a prompt's images have at most
-        axis = min(axis, values[0].dim() - 1)
-        sides = [max(lengths) for lengths in zip(*(value.shape for value in values), strict=True)]
-        return torch.cat([_padded(value, sides, axis) for value in values], dim=axis)
-    if all(isinstance(value, list) for value in values):
-        if axis and all(len(value) == 1 and isinstance(value[0], list) for value in values):
-            return [[one for value in values for one in value[0]]]
-        return [one for value in values for one in value]
-    return values[0]
-
-
-def _padded(value: Tensor, sides: Sequence[int], axis: int) -> Tensor:
-    """Zeros at the far end of every axis but `axis`, as image processors pad a batch."""
-    missing = [side - length for side, length in zip(sides, value.shape, strict=True)]
-    missing[axis] = 0
-    if not any(missing):
-        return value
-    return pad(value, [amount for side in reversed(missing) for amount in (0, side)])
-
-
-def on_device(inputs: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """`inputs` where the model is; pixels and other real numbers in its dtype."""
-    return {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else None) for key, value in inputs.items()
-    }

@@ -27,8 +27,9 @@ from attnlens.lens import capture
 from attnlens.lens.cache import branch, gives_back, new_cache, take_back
 from attnlens.lens.cost import Cost
 from attnlens.lens.generator import decoder_prompt, generate
+from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
-from attnlens.lens.prompts import PreparedImage, Prompt, joined, on_device, tensors
+from attnlens.lens.prompts import PreparedImage, Prompt
 from attnlens.lens.trace import Array, Trace
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ class Reading:
         pixels = [one.features[spec.pixels].to(lens.model.device, lens.model.dtype) for one in self._prepared]
         leaves = [one.detach().requires_grad_() for one in pixels]
         features = [{**one.features, spec.pixels: leaf} for one, leaf in zip(self._prepared, leaves, strict=True)]
-        inputs = self.inputs(prompt) | on_device(tensors(joined(features, spec.image_axis)), lens.model)
+        whole = {key: value for key, value in joined(features, spec).items() if key in prompt.keys}
+        inputs = self.inputs(prompt) | on_device(whole, lens.model)
         gradients = capture.pixel_gradient(lens.model, inputs, leaves)
         lens.meter.forward(_image_tokens(prompt.positions))
         lens.meter.backward()
@@ -286,7 +288,7 @@ class Reading:
             self.lens.meter.backward()
         layouts, keys, columns = self.layouts, self._keys(prompt), self.columns(prompt)
         ends = np.cumsum([len(positions) for positions in keys]).tolist()
-        length = prompt.length if self.lens.structure.keys == "prompt" else None
+        length = ends[-1] if self.lens.structure.keys == "image" else prompt.length
         connected = bool(captured.connector)
         return Trace(
             attention=_rows(captured.rows, columns, length),
@@ -310,17 +312,21 @@ def _array(values: Tensor) -> Array:
     return values.detach().float().cpu().numpy()
 
 
-def _rows(weights: Sequence[Tensor], columns: list[int], length: int | None) -> Array:
-    """The last query's row at `columns` of the keys: [layers, heads, image_tokens].
+def _rows(weights: Sequence[Tensor], columns: list[int], length: int) -> Array:
+    """The last query's row at `columns` of its keys, of which there are `length`: [layers, heads, image_tokens].
 
-    A sliding window's cache holds the last keys of a prompt of `length` only: what is before them was not looked at.
-    In a layer with fewer heads than another each stands several times, which leaves every mean over heads as it is.
+    A sliding window's cache holds the last keys only: what is before them was not looked at. In a layer with fewer
+    heads than another each stands several times, which leaves every mean over heads as it is.
     """
     rows = []
     for w in weights:
         row = w[0, :, -1]
-        missing = 0 if length is None else max(0, length - row.shape[-1])
-        rows.append(pad(row, (missing, 0))[:, columns])
+        if row.shape[-1] > length:
+            raise AttnLensError(
+                f"The language model looks at {row.shape[-1]} keys, and by the adapter there are {length}. Correct "
+                "its grid: what a resampler puts in the place of patches, for one, has no place in the image."
+            )
+        rows.append(pad(row, (length - row.shape[-1], 0))[:, columns])
     heads = math.lcm(*(row.shape[0] for row in rows))
     return _array(torch.stack([row.repeat_interleave(heads // row.shape[0], dim=0) for row in rows]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from attnlens.adapters.schema import AdapterSpec, Strategy
+from attnlens.adapters.schema import AdapterSpec, ConnectorSpec, LanguageModelSpec, Strategy
 from attnlens.adapters.strict import FromTokenizer, resolve
 from attnlens.errors import AttnLensError
 from attnlens.lens.cache import new_cache
@@ -36,19 +37,16 @@ def structure_of(model: Any, tokenizer: Any, spec: AdapterSpec) -> Structure:
     modules = dict(model.named_modules())
     inner = spec.language_model.level == "inner"
     generator = _module(modules, spec.language_model.path) if inner else model
-    language = spec.language_model
-    if language.attention is not None:
-        attention = _matching(modules, language.attention, "language_model.attention")
-    else:
-        attention = _recorded_attention(model, modules)
-    connector = _matching(modules, spec.connector.attention, "connector.attention") if spec.connector else ()
     text_config = model.config.get_text_config(decoder=True)
     encoder_decoder = getattr(generator.config, "is_encoder_decoder", False)
+    attention = _sites(modules, spec.language_model, "language_model.attention")
+    if not attention:
+        attention = _recorded_attention(generator, modules, "cross_attentions" if encoder_decoder else "attentions")
     return Structure(
         generator=generator,
-        attention=tuple(Site(path, language.attention_output) for path in attention),
-        layers=tuple(_layer_number(path) for path in attention),
-        connector=tuple(Site(path, spec.connector.attention_output) for path in connector) if spec.connector else (),
+        attention=attention,
+        layers=_layer_numbers([site.path for site in attention]),
+        connector=_sites(modules, spec.connector, "connector.attention"),
         strategy=_strategy(generator, spec),
         keys="image" if spec.grid.kind == "cross" else "encoder" if encoder_decoder else "prompt",
         image_token_id=_image_token_id(model, tokenizer, spec),
@@ -88,23 +86,31 @@ def _image_token_id(model: Any, tokenizer: Any, spec: AdapterSpec) -> int:
     return found
 
 
-def _recorded_attention(model: Any, modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """The modules whose weights transformers would return as `attentions`, within the decoder."""
-    decoder = model.get_decoder()
+def _recorded_attention(generator: Any, modules: dict[str, nn.Module], key: str) -> tuple[Site, ...]:
+    """Where the weights come out that transformers would return as `key`, within the decoder."""
+    decoder = generator.get_decoder()
     prefix = next(path for path, module in modules.items() if module is decoder)
-    recorded = (getattr(decoder, "_can_record_outputs", None) or {}).get("attentions")
+    recorded = (getattr(decoder, "_can_record_outputs", None) or {}).get(key)
     recorders = recorded if isinstance(recorded, list | tuple) else [recorded]
-    classes = tuple(c for c in (getattr(r, "target_class", r) for r in recorders) if isinstance(c, type))
-    paths = tuple(
-        path for path, module in modules.items() if isinstance(module, classes) and path.startswith(f"{prefix}.")
-    )
-    if not paths:
+    inside = {path: module for path, module in modules.items() if path.startswith(f"{prefix}.")}
+    sites = [
+        Site(path, getattr(recorder, "index", 1))
+        for path, module in inside.items()
+        for recorder in recorders
+        if _is_recorded(path, module, recorder)
+    ]
+    if not sites:
         raise AttnLensError(
-            f"transformers records no attention for {type(decoder).__name__}. Name its attention modules in the "
-            "adapter: "
+            f"transformers records no {key} for {type(decoder).__name__}. Name its attention modules in the adapter: "
             f"language_model: {{attention: {prefix}.layers.*.self_attn}}"
         )
-    return paths
+    return tuple(sites)
+
+
+def _is_recorded(path: str, module: nn.Module, recorder: Any) -> bool:
+    """`recorder` is a class of modules, or says of which class and under which name."""
+    wanted, name = getattr(recorder, "target_class", recorder), getattr(recorder, "layer_name", None)
+    return isinstance(wanted, type) and isinstance(module, wanted) and (name is None or name in path)
 
 
 def _module(modules: dict[str, nn.Module], path: str) -> nn.Module:
@@ -114,6 +120,13 @@ def _module(modules: dict[str, nn.Module], path: str) -> nn.Module:
             f"The adapter names the module {path!r}, which the model lacks. Nearest: {', '.join(near)}."
         )
     return modules[path]
+
+
+def _sites(modules: dict[str, nn.Module], spec: LanguageModelSpec | ConnectorSpec | None, key: str) -> tuple[Site, ...]:
+    """The modules that an adapter names under `key`; none where it names none."""
+    if spec is None or spec.attention is None:
+        return ()
+    return tuple(Site(path, spec.attention_output) for path in _matching(modules, spec.attention, key))
 
 
 def _matching(modules: dict[str, nn.Module], pattern: str, key: str) -> tuple[str, ...]:
@@ -130,6 +143,10 @@ def _matching(modules: dict[str, nn.Module], pattern: str, key: str) -> tuple[st
     return paths
 
 
-def _layer_number(path: str) -> int:
-    numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", path)
-    return int(numbers[-1]) if numbers else 0
+def _layer_numbers(paths: Sequence[str]) -> tuple[int, ...]:
+    """The number in which the paths differ; of a single path the last."""
+    numbers = [[int(number) for number in re.findall(r"(?<=\.)\d+(?=\.|$)", path)] for path in paths]
+    columns = [column for column in zip(*numbers, strict=False) if len(set(column)) > 1]
+    if columns:
+        return tuple(columns[0])
+    return tuple(one[-1] if one else 0 for one in numbers)

@@ -74,6 +74,8 @@ class Layout:
     """Behind a connector with attention, whose keys `cells` are: the number of the image's tokens in the prompt."""
     tiles: int = 1
     """How many pictures the connector sees, each with an equal share of `cells` and `queries`."""
+    pictures: tuple[int, ...] = ()
+    """Where the processor sets an image's pictures apart in the prompt by markers: the tokens of each, in order."""
 
     @property
     def tokens(self) -> int:

@@ -27,7 +27,7 @@ PIXELS = "pixel_values"
 def thw(spec: ThwGrid, image: Processed) -> Layout:
     """(frames, rows, cols) of patches, all of them the image's own."""
     check_only_resized(image.processor)
-    counts = image.array(spec.key).reshape(-1, 3).astype(int).tolist()
+    counts = [[1, *row][-3:] for row in np.atleast_2d(image.array(spec.key)).astype(int).tolist()]  # frames or none
     if len(counts) != 1 or counts[0][0] != 1:
         raise AttnLensError(
             f"{spec.key} of one image says {counts}; expected one [1, rows, cols]: only still images, of one frame, "

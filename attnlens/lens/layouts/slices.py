@@ -49,7 +49,9 @@ def slices(spec: SlicesGrid, image: Processed) -> Layout:
     (rows, cols), patches = sizes[1], sizes[0][0] * sizes[0][1]
     fine = _flat_view(image, (down * rows, across * cols), merge, _Flat(patches, down, across, rows, cols))
     first = np.arange(overview.count) + fine.count
-    return Layout((fine, overview), np.concatenate([first, tile_by_tile(fine.grid, down, across)]))
+    pictures = tuple(rows * cols // merge**2 for rows, cols in sizes)
+    cells = np.concatenate([first, tile_by_tile(fine.grid, down, across)])
+    return Layout((fine, overview), cells, pictures=pictures)
 
 
 def local_global(spec: LocalGlobalGrid, image: Processed) -> Layout:
