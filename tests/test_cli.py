@@ -28,7 +28,8 @@ SIZE = (400, 300)
 DEMO_KEYS = {"question", "expected", "first_answer", "answer", "box", "true_box", "cost", "picture"}
 COMMANDS = [
     *("", "demo", "ask", "look", "layers", "reproduce"),
-    *("adapters", "adapters list", "adapters show", "recipes", "recipes list", "data", "data make", "data show"),
+    *("adapters", "adapters list", "adapters show", "adapters schema", "adapters table", "adapters check"),
+    *("adapters draft", "recipes", "recipes list", "data", "data make", "data show"),
 ]
 
 
@@ -209,16 +210,24 @@ REFUSED = {
     "a layer of words": (["look", "PHOTO", "Why?", "--layer", "deep"], "neither a layer's number nor 'mean'"),
     "a picture of no format": (["ask", "PHOTO", "Why?", "--save", "out.xyz"], "ends in .png"),
     "an unknown adapter to show": (["adapters", "show", "lava"], "Did you mean 'llava'"),
+    "an unknown type to check": (["adapters", "check", "lava", "--tiny"], "'lava'"),
+    "a model type that is no question answerer": (["adapters", "check", "bert", "--tiny"], "'bert'"),
+    "nothing to check": (["adapters", "check"], "Name one MODEL to check, or give --tiny --all"),
+    "a model and all models": (["adapters", "check", "llava", "--tiny", "--all"], "Name one MODEL to check"),
+    "a folder that is not there to check": (["adapters", "check", "nowhere"], "could not be loaded"),
+    "an adapter for another type": (["adapters", "check", "llava", "--tiny", "--adapter", "qwen_vl"], "not for the"),
+    "findings that are not there": (["adapters", "table", "nowhere.json"], "cannot be read as JSON"),
+    "a folder that is not there to draft from": (["adapters", "draft", "nowhere"], "could not be read"),
+    "a draft to no YAML file": (["adapters", "draft", "llava", "--out", "PHOTO"], "ends in .yaml"),
 }
+WITHOUT_JSON = (["adapters", "show"], ["adapters", "table"], ["adapters", "draft"])
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 @pytest.mark.parametrize("case", REFUSED, ids=str)
 def test_bad_input_is_one_message_on_stderr_and_exit_code_2(case, as_json, calls, photo):
     arguments, expected = REFUSED[case]
-    if as_json and arguments[0] == "adapters":
-        arguments = [*arguments]
-    elif as_json:
+    if as_json and arguments[:2] not in WITHOUT_JSON:
         arguments = [*arguments, "--json"]
     done = run(*(photo if argument == "PHOTO" else argument for argument in arguments))
     assert done.exit_code == 2
@@ -234,9 +243,7 @@ def test_bad_options_are_told_before_a_model_is_loaded(calls, photo):
     assert calls.load == {}
 
 
-@pytest.mark.parametrize(
-    "command", ["", "demo", "ask", "look", "adapters", "adapters list", "adapters show", "recipes"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
     done = run(*command.split(), "--help")
     assert done.exit_code == 0

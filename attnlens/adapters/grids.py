@@ -26,6 +26,9 @@ class _Patches(Strict):
     before: Count = Field(default=0, description="image tokens without a place before the first row: a CLS token")
     row_end: Count = Field(default=0, description="image tokens without a place at the end of each row: a newline")
     after: Count = Field(default=0, description="image tokens without a place after the last row")
+    reach: int | None = Field(
+        default=0, ge=0, description="cells around its own that a token sees as well; null: the vision tower mixes all"
+    )
 
 
 class SquareGrid(_Patches):

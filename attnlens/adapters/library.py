@@ -101,7 +101,9 @@ def _is_path(text: str) -> bool:
 
 
 def _first_that_handles(model_type: str, known: Mapping[str, Path]) -> str | None:
-    return next((name for name, path in known.items() if model_type in _model_types(safeyaml.load(path))), None)
+    # Reading dozens of files takes a moment, and parsing them takes seconds.
+    mentioned = ((name, path) for name, path in known.items() if model_type in safeyaml.read_text(path))
+    return next((name for name, path in mentioned if model_type in _model_types(safeyaml.load(path))), None)
 
 
 def _model_types(data: Any) -> list[str]:

@@ -201,8 +201,8 @@ def _places(lens: Lens, image: Image.Image, _: Image.Image) -> str:
         raise _NotApplicable(
             "image tokens are queries, or keys of the language model: they have no pixels of their own"
         )
-    if not lens.spec.prompt.pixel_gradient:
-        raise _NotApplicable("the image is turned into codes, by convolutions that see far beyond a cell")
+    if lens.read(image).layouts[0].reach is None:
+        raise _NotApplicable("the vision tower carries pixels far beyond their cells, as the adapter says")
     wrong, painted = misplaced(lens, image.size)
     if wrong:
         raise _Failed("; ".join(wrong[:2]) + (f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""))

@@ -59,7 +59,7 @@ def _complaints(layout: Layout, moved: Any, patch: Box, probed: int) -> Iterator
             yield "no token changes"
         for cell, move in zip(cells, moved[tokens], strict=True):
             row, col = divmod(int(cell), view.grid.cols)
-            margin = 0 if number == probed and move == most else 1
+            margin = (layout.reach or 0) + (0 if number == probed and move == most else 1)
             if move >= NOTICEABLE * most > 0 and not _holds(_around(view.grid, row, col, margin), centre):
                 yield f"token of cell ({row}, {col}) in view {number} changes"
     outside = moved[layout.cells < 0]

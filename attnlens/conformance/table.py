@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import attnlens
 from attnlens.conformance.checks import CHECKS
 from attnlens.conformance.report import Report
 from attnlens.conformance.types import NOT_ASKED
@@ -39,9 +38,8 @@ have no pixels of their own (their patches are painted in the tests), and no gra
 
 def document(reports: Sequence[Report]) -> dict[str, Any]:
     """The reports as data, with the versions they were made under."""
-    libraries = {name: version(name) for name in ("transformers", "torch", "nnsight")}
     return {
-        "versions": {"attnlens": attnlens.__version__, **libraries},
+        "versions": {name: version(name) for name in ("attnlens", "transformers", "torch", "nnsight")},
         "reports": [{**report.as_dict(), "seconds": round(report.seconds, 1)} for report in reports],
     }
 

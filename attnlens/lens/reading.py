@@ -143,7 +143,7 @@ class Reading:
         return inputs | lens.generator.last_logits_only
 
     def raw_pixel_gradient(self, question: str) -> tuple[Tensor, ...]:
-        """The same for each image in the form and order in which the image processor gives its pixels."""
+        """The same for each image in the form and order in which the image processor gives its first view's pixels."""
         lens, spec = self.lens, self.lens.spec.prompt
         if not spec.pixel_gradient:
             raise AttnLensError(
@@ -151,9 +151,10 @@ class Reading:
                 "pixels. Use a map of attention: relative_attention or gradient_attention."
             )
         prompt = self.prompt(question)
-        pixels = [one.features[spec.pixels].to(lens.model.device, lens.model.dtype) for one in self._prepared]
+        pixels = [one.to(lens.model.device, lens.model.dtype) for one in self._pixels()]
         leaves = [one.detach().requires_grad_() for one in pixels]
-        features = [{**one.features, spec.pixels: leaf} for one, leaf in zip(self._prepared, leaves, strict=True)]
+        named = zip(self._prepared, self._pixel_keys(), leaves, strict=True)
+        features = [{**one.features, key: leaf} for one, key, leaf in named]
         whole = {key: value for key, value in joined(features, spec).items() if key in prompt.keys}
         inputs = self.inputs(prompt) | on_device(whole, lens.model)
         gradients = capture.pixel_gradient(lens.model, inputs, leaves)
@@ -189,9 +190,14 @@ class Reading:
 
         Where the model sees an image in several views, the first: that of the tiles.
         """
-        key = self.lens.spec.prompt.pixels
-        self._see_images()
-        return tuple(copies.mean(axis=0) for copies in self._copies([one.features[key] for one in self._prepared]))
+        return tuple(copies.mean(axis=0) for copies in self._copies(self._pixels()))
+
+    def _pixel_keys(self) -> list[str]:
+        """For each image, the image processor's output that holds the pixels of its first view."""
+        return [layout.views[0].key or self.lens.spec.prompt.pixels for layout in self.layouts]
+
+    def _pixels(self) -> list[Tensor]:
+        return [one.features[key] for one, key in zip(self._prepared, self._pixel_keys(), strict=True)]
 
     def _copies(self, values: Sequence[Tensor]) -> Iterator[Array]:
         """[copies, channels, height, width] of each image's first view, from values in the form of its pixels."""

@@ -29,7 +29,8 @@ def input_gradient(
     3 x 3 median. `variant="released"`: the gradient's norm divided by that for the generic question `generic`
     (plus the code's suffix), 7 x 7 median. Deviation: edges are found on the pixels the model was given, not on a
     squashed copy, so that mask and gradient align. A forward and a backward of the whole model (released: two).
-    Raises `AttnLensError` for an unknown variant or image.
+    Where the model sees an image in several views, this is the map of the first, that of the tiles.
+    Raises `AttnLensError` for an unknown variant or image, and where the pixels reach the model through codes.
     """
     check_variant(variant)
     gradient = _norm(reading.pixel_gradient(question), image)
@@ -63,6 +64,9 @@ def _edges(canvas: NDArray[np.float32], median: int) -> NDArray[np.bool_]:
 
 
 def _pooled(values: NDArray[np.float32], rows: int, cols: int) -> NDArray[np.float32]:
-    """Means over equal blocks: [height, width] -> [rows, cols]."""
-    height, width = values.shape
-    return values.reshape(rows, height // rows, cols, width // cols).mean(axis=(1, 3))
+    """Means over equal blocks, whose edges are rounded to whole pixels: [height, width] -> [rows, cols]."""
+    y, x = (
+        np.round(np.arange(n + 1) * side / n).astype(int) for n, side in zip((rows, cols), values.shape, strict=True)
+    )
+    sums = np.add.reduceat(np.add.reduceat(values, y[:-1], axis=0), x[:-1], axis=1)
+    return np.asarray(sums / np.outer(np.diff(y), np.diff(x)), dtype=np.float32)

@@ -10,6 +10,8 @@ from attnlens.errors import AttnLensError
 
 BASE = "model_types: [my_model]\n"
 SQUARE = BASE + "grid: {kind: square}\n"
+KINDS = ["square", "thw", "sizes", "rows", "unpadded", "shapes", "positions", "latents", "cross", "tiles", "anyres"]
+KINDS += ["slices", "local_global", "crops"]
 
 
 def refusal(tmp_path, text: str) -> str:
@@ -28,8 +30,9 @@ WRONG = {
         BASE + "grid: {kind: thw, merge: 2, merg: 2}",
         "grid.merg: unknown key. Did you mean 'merge'?",
     ),
-    "a key of another kind of grid": (BASE + "grid: {kind: square, merge: 2}", "grid.merge: unknown key."),
-    "an unknown kind": (BASE + "grid: {kind: squre}", "expected kind: 'square', 'thw', 'latents'"),
+    "a key of another kind of grid": (BASE + "grid: {kind: square, queries: 32}", "grid.queries: unknown key."),
+    "two ways of merging": (BASE + "grid: {kind: square, tokens: 256, merge: 2}", "leave merge out"),
+    "an unknown kind": (BASE + "grid: {kind: squre}", f"expected kind: {', '.join(map(repr, KINDS))}."),
     "no kind": (BASE + "grid: {merge: 2}", "expected a mapping with the key 'kind'"),
     "a number for a mapping": (BASE + "grid: 3", "grid: found 3, expected a mapping"),
     "no grid": (BASE, "grid: missing"),

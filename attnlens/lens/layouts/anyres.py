@@ -44,7 +44,13 @@ def anyres(spec: AnyresGrid, image: Processed) -> Layout:
     grid = original(_fitted(image.size, (cols * side[0], rows * side[1])), x, y)
     lines = np.pad(np.arange(height * width).reshape(height, width), ((0, 0), (0, 1)), constant_values=-1)
     base = height * width + np.arange(square.count)
-    return Layout((View(grid, Stitched(1, rows, cols, used, window)), square), np.concatenate([base, lines.ravel()]))
+    views = (View(grid, Stitched(1, rows, cols, used, window)), square)
+    return Layout(views, np.concatenate([base, lines.ravel()]), reach=_reach(resolve(spec.merge, image.config)))
+
+
+def _reach(merge: object) -> int:
+    """With "4/8", 4 x 4 queries look at a window of 8 x 8 patches together (Granite 4 Vision)."""
+    return int(merge.split("/")[0]) - 1 if isinstance(merge, str) and "/" in merge else 0
 
 
 def _check_side(image: Processed, side: Size) -> None:

@@ -55,6 +55,8 @@ class View:
     pixels: Callable[[Array], Array] | None = None
     """From one image's pixel input to this view's canvas: float32 [copies, channels, height, width], where copies are
     the places to which the processor wrote the same pixel. None where that is not known."""
+    key: str | None = None
+    """The image processor's output that holds these pixels, where it is not the adapter's prompt.pixels."""
 
     @property
     def count(self) -> int:
@@ -74,6 +76,9 @@ class Layout:
     """Behind a connector with attention, whose keys `cells` are: the number of the image's tokens in the prompt."""
     tiles: int = 1
     """How many pictures the connector sees, each with an equal share of `cells` and `queries`."""
+    reach: int | None = 0
+    """How many cells around its own a token sees as well as its own, as one of the queries of a window does; None: all
+    of them, where convolutions carry pixels far."""
     pictures: tuple[int, ...] = ()
     """Where the processor sets an image's pictures apart in the prompt by markers: the tokens of each, in order."""
 
@@ -118,7 +123,9 @@ class Layout:
         return found.reshape(*values.shape[:-1], view.grid.rows, view.grid.cols)
 
 
-def separated(views: tuple[View, ...], *, before: int = 0, row_end: int = 0, after: int = 0) -> Layout:
+def separated(
+    views: tuple[View, ...], *, before: int = 0, row_end: int = 0, after: int = 0, reach: int | None = 0
+) -> Layout:
     """Views with tokens that have no place: `before` the first row of each view, at the end of each row, `after` it."""
     cells: list[int] = []
     for view in views:
@@ -127,7 +134,7 @@ def separated(views: tuple[View, ...], *, before: int = 0, row_end: int = 0, aft
         for row in range(view.grid.rows):
             cells += [*range(first + row * view.grid.cols, first + (row + 1) * view.grid.cols), *([-1] * row_end)]
         cells += [-1] * after
-    return Layout(views, np.asarray(cells, dtype=np.int64))
+    return Layout(views, np.asarray(cells, dtype=np.int64), reach=reach)
 
 
 def _spread(values: Array, source: Grid, target: Grid) -> Array:

@@ -44,7 +44,7 @@ def thw(spec: ThwGrid, image: Processed) -> Layout:
         int(resolve(count, image.config)) for count in (spec.before, spec.row_end, spec.after)
     )  # fmt: skip
     view = View(canvas.grid(*_merged(rows, cols, merge, spec.key), patch * merge), pixels)
-    return separated((view,), before=before, row_end=row_end, after=after)
+    return separated((view,), before=before, row_end=row_end, after=after, reach=spec.reach)
 
 
 def rows(spec: RowsGrid, image: Processed) -> Layout:

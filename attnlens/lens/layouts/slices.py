@@ -20,7 +20,7 @@ from attnlens.geometry import Grid
 from attnlens.lens.layouts.base import Array, Layout, Processed, View
 from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, check_only_resized
-from attnlens.lens.layouts.tiles import Tokens, pictures, tile_by_tile
+from attnlens.lens.layouts.tiles import Stitched, Tokens, pictures, tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
 
 LOCAL, GLOBAL = "pixel_values_local", "pixel_values"
@@ -71,7 +71,7 @@ def local_global(spec: LocalGlobalGrid, image: Processed) -> Layout:
             each = len(own) // down * len(own[0]) // across
             grid = canvas.grid(down, across, side[0])
             own = np.repeat(np.arange(start, start + down * across), each)[None]
-        views.append(View(grid, _as_it_is if key == GLOBAL else None))
+        views.append(View(grid, Stitched(0, down, across, tokens.used(side)), key))
         cells.append(np.pad(own, ((0, 0), (0, spec.row_end)), constant_values=-1).ravel())
         start += views[-1].count
     return Layout(tuple(views), np.concatenate([*cells, np.full(spec.after, -1)]))
@@ -102,11 +102,6 @@ class _Flat:
 
 def _flat_view(image: Processed, size: tuple[int, int], merge: int, pixels: _Flat) -> View:
     return View(Grid.regular(size[0] // merge, size[1] // merge, image.size), pixels)
-
-
-def _as_it_is(pixels: Array) -> Array:
-    """[1, channels, height, width]"""
-    return np.asarray(pixels, dtype=np.float32)
 
 
 def _side(merge: Any) -> int:

@@ -43,10 +43,13 @@ def _apart(spec: TilesGrid, image: Processed, tokens: Tokens, thumbnail_key: str
     count, side = pictures(image, spec.key) if spec.key in image.features else (0, small)
     found = cut(image, count, side)
     _others(image, count, found, at_most=0)
-    thumbnail = View(tokens.grid(found.whole.resized(small), 1, 1), Stitched(0, 1, 1, tokens.used(small)))
+    alone = Stitched(0, 1, 1, tokens.used(small))
+    thumbnail = View(tokens.grid(found.whole.resized(small), 1, 1), alone, thumbnail_key)
     if not count:
         return Layout.of(thumbnail)
-    return _ordered(found, View(tokens.grid(found.sheet, found.rows, found.cols)), thumbnail, spec.thumbnail)
+    stitched = Stitched(0, found.rows, found.cols, tokens.used(side))
+    sheet = View(tokens.grid(found.sheet, found.rows, found.cols), stitched, spec.key)
+    return _ordered(found, sheet, thumbnail, spec.thumbnail)
 
 
 def _others(image: Processed, count: int, found: Cut, at_most: int) -> int:

@@ -106,7 +106,7 @@ def whole_number(value: Any, name: str) -> int:
 
 def _separated(spec: SquareGrid | SizesGrid | PositionsGrid, image: Processed, views: tuple[View, ...]) -> Layout:
     before, row_end, after = (int(resolve(count, image.config)) for count in (spec.before, spec.row_end, spec.after))
-    return separated(views, before=before, row_end=row_end, after=after)
+    return separated(views, before=before, row_end=row_end, after=after, reach=spec.reach)
 
 
 def _pooling(canvas: Canvas, patch: int, tokens: int) -> int:
