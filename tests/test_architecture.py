@@ -34,7 +34,9 @@ UPWARD = {
         "recipes",
         "show",
     ): "Result.save draws its own picture; show itself knows nothing above importance",
+    ("conformance", "attnlens"): "findings and drafts name the version of attnlens that made them",
 }
+LAYOUTS_KNOW = {"errors", "geometry", "adapters"}
 NEVER_TORCH = {"boxes", "importance", "adapters", "geometry", "images", "errors", "show", "pocket"}
 
 
@@ -143,7 +145,18 @@ def test_parts_that_work_on_arrays_and_pictures_never_import_torch():
     assert not users
 
 
-@pytest.mark.parametrize("part", sorted(NEVER_TORCH - {"pocket"}) + ["pocket.scenes", "cli"])
+def test_layouts_of_image_tokens_are_worked_out_on_arrays_alone():
+    """Imports of attnlens.lens.layouts, other than numpy and the standard library."""
+    found = {name for path in (PACKAGE / "lens" / "layouts").glob("*.py") for name in imports(path)}
+    foreign = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"numpy", "attnlens"}
+    assert not foreign
+    ours = {name for name in found if name.startswith("attnlens.") and not name.startswith("attnlens.lens.layouts")}
+    assert {part_of(name) for name in ours} <= LAYOUTS_KNOW
+
+
+@pytest.mark.parametrize(
+    "part", sorted(NEVER_TORCH - {"pocket"}) + ["pocket.scenes", "cli", "conformance.plugin", "conformance.types"]
+)
 def test_nothing_that_such_a_part_imports_loads_torch(part):
     done = run_python(f"import sys, attnlens.{part}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr or "torch was loaded"

@@ -1,6 +1,24 @@
-"""Is an adapter true of a model? Checks on a checkpoint, or on a tiny random model of its type."""
+"""Is an adapter true of a model? Checks on a checkpoint, or on a tiny random model of its type.
 
-from attnlens.conformance.checks import CHECKS, Finding
-from attnlens.conformance.report import Report, check_all, check_model, check_tiny
+Names are imported when they are first used: every pytest run of a project imports this for the plug-in, and most of
+them prove no adapter.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnlens.conformance.checks import CHECKS, Finding
+    from attnlens.conformance.report import Report, check_all, check_model, check_tiny
 
 __all__ = ["CHECKS", "Finding", "Report", "check_all", "check_model", "check_tiny"]
+
+_HOMES = {"CHECKS": "checks", "Finding": "checks"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'attnlens.conformance' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"attnlens.conformance.{_HOMES.get(name, 'report')}"), name)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attnlens.conformance.places import misplaced
+from attnlens.conformance.places import misplaced, off_canvas
 from attnlens.conformance.reference import reference
 from attnlens.geometry import Box
 from attnlens.lens.attention import cut
@@ -203,14 +203,32 @@ def _places(lens: Lens, image: Image.Image, _: Image.Image) -> str:
         )
     if lens.read(image).layouts[0].reach is None:
         raise _NotApplicable("the vision tower carries pixels far beyond their cells, as the adapter says")
-    wrong, painted = misplaced(lens, image.size)
+    return _found(*misplaced(lens, image.size))
+
+
+def _canvas(lens: Lens, image: Image.Image, _: Image.Image) -> str:
+    """Painted patches change the canvas, on which pixel gradients are laid, where their cells lie."""
+    return _found(*off_canvas(lens, image.size))
+
+
+def _found(wrong: Sequence[str], painted: int) -> str:
     if wrong:
         raise _Failed("; ".join(wrong[:2]) + (f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""))
     return f"{painted} painted patches found"
 
 
 def _two_images(lens: Lens, first: Image.Image, second: Image.Image) -> str:
+    """Two images, read one by one, are to the model what the processor makes of both; so are their rows."""
     reading = lens.read([first, second])
+    text = lens.prompter.text(2, QUESTION)
+    together = lens.processor(images=[first, second], text=[text], return_tensors="pt")
+    for key, value in reading.prompt(QUESTION).vision().items():
+        other = together.get(key)
+        if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or key in lens.spec.prompt.per_image:
+            continue
+        if value.numel() != other.numel() or not torch.equal(value.flatten().cpu(), other.flatten()):
+            shapes = f"{list(value.shape)}, by the processor {list(other.shape)}"
+            raise _Failed(f"{key} of two images, put together, is not the processor's own ({shapes})")
     return _same_rows(reading, reading.trace(QUESTION), gradients=False)
 
 
@@ -240,6 +258,7 @@ CHECKS: dict[str, Callable[[Lens, Image.Image, Image.Image], str]] = {
     "intervention": _intervention,
     "pixel gradient": _pixel_gradient,
     "places": _places,
+    "canvas": _canvas,
     "two images": _two_images,
     "crop": _crop,
     "answer": _answer,

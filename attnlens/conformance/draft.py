@@ -9,38 +9,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import attnlens
-from attnlens import adapters
-from attnlens.adapters.explain import models_in
-from attnlens.adapters.grids import GridSpec
 from attnlens.adapters.rendering import render
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.conformance.checks import Finding, findings
+from attnlens.conformance.hypotheses import Facts, hypotheses
+from attnlens.conformance.inference import attention_path, connector_path, crossing_path
 from attnlens.conformance.processor import IMAGE_TOKEN, StandInProcessor
-from attnlens.conformance.reference import eager
 from attnlens.conformance.report import sample_images
 from attnlens.conformance.tiny import tiny_config, tiny_like, tiny_model
 from attnlens.conformance.tiny_images import tiny_image_processor
 from attnlens.errors import AttnLensError
+from attnlens.lens.joining import features_of
+from attnlens.lens.layouts import Processed, layout_of
 from attnlens.lens.lens import Lens
 from attnlens.lens.loading import load_config
 
-_GRID_CHECKS = ("tokens", "places")
-_OF_THE_IMAGE = ("image_axis", "pixels", "pixel_gradient", "prepended", "per_image")
-_MERGE = re.compile(r"merge|scale_factor|downsampl|shuffle|pool")
+_GRID_CHECKS = ("tokens", "places", "canvas")
 _WAYS: tuple[dict[str, Any], ...] = (
     {},
     {"appends_images": False},
@@ -92,40 +86,66 @@ def draft(name: str | Path, *, hidden: str | None = None, trust_remote_code: boo
 def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> Draft:
     model = tiny_model(config)
     image_token_id, where = _image_token(config)
-    facts: dict[str, Any] = {"model_types": [model_type], "image_token_id": image_token_id}
+    facts: Facts = {"model_types": [model_type], "image_token_id": image_token_id}
     origin = {"model_types": "the config's model_type", "image_token_id": where}
-    if (attention := _attention_path(model)) is not None:
+    if (attention := attention_path(model)) is not None:
         facts["language_model"] = {"attention": attention}
-    connector = None
-    tried, best = 0, None
-    for known in (*_known(hidden), *_composed(config)):
-        if known["grid"]["kind"] in ("latents", "cross"):
-            connector = connector or _connector_path(model, model_type)
-        guess = _fitted(facts, known, connector)
-        if guess is None:
-            continue
-        tried += 1
-        found = _try(model, model_type, guess, _GRID_CHECKS)
-        score = _score(found)
-        if best is None or score > best[0]:
-            best = (score, guess, found, known["name"])
-        if all(finding.passed for finding in found):
-            break
-    if best is None or any(finding.passed is False for finding in best[2]):
-        reason = "none of them could be laid out" if best is None else _failures(best[2])
-        raise AttnLensError(
-            f"None of {tried} known grids fits the model type {model_type!r}: {reason}. Write its adapter by hand, "
-            "starting from the nearest one: attnlens adapters list."
-        )
-    _, facts, found, like = best
-    proved = "; ".join(f"{finding.check}: {finding.detail}" for finding in found)
-    origin["grid"] = f"tried {tried} known grids; this one, {like}, fits: {proved}"
+    facts, origin["grid"] = _with_grid(model, model_type, facts, hidden)
     if "connector" in facts:
-        origin["connector"] = "inferred: attention whose rows sum to 1 and whose keys are more than its queries"
+        origin["connector"] = "inferred: attention whose rows sum to 1, and whose keys are others than its queries"
     return _with_language_model(model, model_type, facts, origin)
 
 
-def _with_language_model(model: nn.Module, model_type: str, facts: dict[str, Any], origin: dict[str, str]) -> Draft:
+def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) -> tuple[Facts, str]:
+    """The first hypothesis that the model agrees with; behind a connector with attention, those of latents first."""
+    processor = tiny_image_processor(model_type, model.config)
+    connector, crossing = connector_path(model, processor, sample_images()[0]), crossing_path(model)
+    first = "latents" if connector is not None else "cross" if crossing is not None else None
+    ordered = sorted(hypotheses(model.config, hidden), key=lambda one: one[0]["grid"]["kind"] != first)
+    tried, nearest = 0, (-1.0, "none of them could be laid over the image")
+    for guess, like in _different(model, model_type, ordered):
+        known = facts | {key: value for key, value in guess.items() if value}
+        if guess["grid"]["kind"] == "latents" and connector is None:
+            continue
+        if guess["grid"]["kind"] == "latents":
+            known["connector"] = {"attention": connector}
+        elif guess["grid"]["kind"] == "cross":
+            known["language_model"] = {"attention": crossing}
+        tried += 1
+        found = _try(model, model_type, known, _GRID_CHECKS)
+        if all(finding.passed is not False for finding in found):
+            proved = "; ".join(f"{finding.check}: {finding.detail}" for finding in found)
+            return known, f"tried: of {tried} different grids this one, {like}, fits: {proved}"
+        score = sum(bool(finding.passed) for finding in found)
+        if score > nearest[0]:
+            nearest = (score, f"the nearest was {json.dumps(guess['grid'])}, {_failures(found)}")
+    raise AttnLensError(
+        f"None of {tried} different grids fits the model type {model_type!r}; {nearest[1]}. Write its adapter by hand, "
+        "starting from the nearest one: attnlens adapters list."
+    )
+
+
+def _different(model: Any, model_type: str, guesses: Iterable[tuple[Facts, str]]) -> Iterator[tuple[Facts, str]]:
+    """Those that can be laid over a picture, one for each way in which its tokens come to lie."""
+    picture, seen = sample_images()[0], set()
+    for guess, like in guesses:
+        try:
+            spec = _spec({"model_types": [model_type], **guess})
+            processor = tiny_image_processor(model_type, model.config, None, spec.tiny.images)
+            alone = [[picture]] if spec.prompt.image_axis == 1 else [picture]
+            features = features_of(processor(alone, return_tensors="pt"), spec.prompt)
+            layout = layout_of(spec.grid, Processed(picture.size, features, processor, model.config))
+        except Exception:  # noqa: BLE001 - a guess may be wrong in any way
+            continue
+        grids = tuple(view.grid for view in layout.views)
+        others = json.dumps([guess["prompt"], guess["tiny"], guess["grid"]["kind"] in ("cross", "latents")])
+        key = (layout.cells.tobytes(), grids, layout.queries, layout.tiles, others)
+        if key not in seen:
+            seen.add(key)
+            yield guess, like
+
+
+def _with_language_model(model: Any, model_type: str, facts: Facts, origin: dict[str, str]) -> Draft:
     """The first way to cut the prompt under which every check passes, or the one under which most do."""
     best, refused = (-1, facts, tuple[Finding, ...]()), ""
     for way in _ways(model):
@@ -143,51 +163,6 @@ def _with_language_model(model: nn.Module, model_type: str, facts: dict[str, Any
     return Draft(_spec(facts), origin, found)
 
 
-def _known(hidden: str | None) -> list[dict[str, Any]]:
-    """What each known adapter says of the grid and the pixels, each only once, the simplest first."""
-    seen: dict[str, dict[str, Any]] = {}
-    for name, path in adapters.available().items():
-        if name == hidden:
-            continue
-        spec = adapters.find(path).model_dump(mode="json", exclude_unset=True)
-        prompt = {key: value for key, value in spec.get("prompt", {}).items() if key in _OF_THE_IMAGE}
-        images = spec.get("tiny", {}).get("images", {})
-        for tiny in ({}, {"images": images}) if images else ({},):
-            guess = {"grid": spec["grid"], "prompt": prompt, "tiny": tiny}
-            seen.setdefault(json.dumps(guess, sort_keys=True), guess | {"name": f"as in {name}"})
-    return sorted(seen.values(), key=lambda one: len(json.dumps([one["grid"], one["prompt"], one["tiny"]])))
-
-
-def _composed(config: PreTrainedConfig) -> Iterator[dict[str, Any]]:
-    """Every grid kind by itself, with each number of the config that may be its patch and its merge factor."""
-    paths = list(_paths(config.to_dict()))
-    patches = [{}, *({"patch": {"config": path}} for path in paths if path.endswith("patch_size"))]
-    merges = [{}, *({"merge": {"config": path}} for path in paths if _MERGE.search(path.rsplit(".", 1)[-1]))]
-    kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in models_in(GridSpec)]
-    kinds = list(dict.fromkeys(kind for kind in kinds if kind is not None))
-    for kind, patch, merge, axis in product(kinds, patches, merges, (0, 1)):
-        prompt = {"image_axis": axis} if axis else {}
-        yield {"grid": {"kind": kind, **patch, **merge}, "prompt": prompt, "tiny": {}, "name": "put together"}
-
-
-def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted paths of a config's numbers, outside its language model."""
-    for key, value in settings.items():
-        if isinstance(value, dict) and "text" not in key:
-            yield from _paths(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}"
-
-
-def _fitted(facts: dict[str, Any], known: dict[str, Any], connector: str | None) -> dict[str, Any] | None:
-    guess = facts | {key: known[key] for key in ("grid", "prompt", "tiny") if known[key]}
-    if known["grid"]["kind"] == "latents":
-        if connector is None:
-            return None
-        guess["connector"] = {"attention": connector}
-    return guess
-
-
 def _try(
     model: Any, model_type: str, facts: dict[str, Any], checks: tuple[str, ...] | None = None
 ) -> tuple[Finding, ...]:
@@ -203,10 +178,6 @@ def _try(
 
 def _spec(facts: Mapping[str, Any]) -> AdapterSpec:
     return AdapterSpec.from_mapping({**facts, "name": "draft"})
-
-
-def _score(found: tuple[Finding, ...]) -> float:
-    return sum(1.0 if finding.passed else 0.5 if finding.passed is None else -len(found) for finding in found)
 
 
 def _failures(found: tuple[Finding, ...]) -> str:
@@ -232,46 +203,3 @@ def _image_token(config: PreTrainedConfig) -> tuple[Any, str]:
             if re.fullmatch(pattern, key):
                 return {"config": key}, f"inferred: the config's {key}"
     return {"token": IMAGE_TOKEN}, "guessed: the config names no image token, so what its tokenizer writes for one"
-
-
-def _attention_path(model: Any) -> str | None:
-    """The language model's attention modules by name, where transformers does not record them."""
-    decoder = model.get_decoder()
-    prefix = next(path for path, module in model.named_modules() if module is decoder)
-    if (getattr(decoder, "_can_record_outputs", None) or {}).get("attentions") is not None:
-        return None
-    found = [
-        path
-        for path, _ in decoder.named_modules()
-        if re.fullmatch(r".*\.\d+\.(self_attn|self_attention|attention)", path)
-    ]
-    return re.sub(r"\.\d+\.", ".*.", f"{prefix}.{found[0]}") if found else None
-
-
-def _connector_path(model: Any, model_type: str) -> str | None:
-    """Attention modules outside the language model whose weights have other keys than queries: one eager dry run."""
-    seen: list[str] = []
-
-    def look(path: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-            if not isinstance(weights, torch.Tensor) or weights.dim() != 4:
-                return
-            if weights.shape[-1] != weights.shape[-2] and torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-3):
-                seen.append(path)
-
-        return hook
-
-    decoder = model.get_decoder()
-    inside = {id(module) for module in decoder.modules()}
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(eager(model))
-        for path, module in model.named_modules():
-            if "Attention" in type(module).__name__ and id(module) not in inside:
-                stack.callback(module.register_forward_hook(look(path)).remove)
-        try:
-            pixels = tiny_image_processor(model_type, model.config)(sample_images()[:1], return_tensors="pt")
-            model.get_image_features(pixel_values=pixels["pixel_values"])
-        except Exception:  # noqa: BLE001 - a model that takes more than pixels has no connector that is found so
-            return None
-    return re.sub(r"\.\d+(?=\.|$)", ".*", seen[0]) if seen else None

@@ -23,6 +23,8 @@ from attnlens.lens.lens import Lens
 QUESTION = "What is this?"
 NOTICEABLE = 0.05
 """A token has changed when it moved by this part of the largest move: resizing and convolutions reach on a little."""
+OFF = 0.75
+"""Cells between a painted patch and its place on the canvas: a token may be centred off the middle of its pixels."""
 
 
 def misplaced(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
@@ -34,8 +36,7 @@ def misplaced(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
     for number, view in enumerate(layout.views):
         for row, col in _probes(view.grid):
             patch = _inner(view.grid.cell(row, col), size)
-            image = blank.copy()
-            image.paste((255, 20, 0), tuple(int(edge) for edge in patch))
+            image = _painted(blank, patch)
             moved = (_tokens(lens, image, quiet) - before).norm(dim=-1).numpy()
             if quiet and not moved.any():  # tokens that are made by attention, such as queries of an encoder
                 quiet, before = False, _tokens(lens, blank, False)
@@ -45,6 +46,33 @@ def misplaced(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
             ]
             painted += 1
     return wrong, painted
+
+
+def off_canvas(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
+    """What speaks against the canvas of an image of `size`, where pixel gradients lie, and how many were painted."""
+    blank = Image.new("RGB", size, (110, 120, 130))
+    reading = lens.read(blank)
+    before, grid = reading.canvases()[0], reading.grids[0]
+    wrong, cells = [], _probes(grid)
+    for row, col in cells:
+        after = lens.read(_painted(blank, _inner(grid.cell(row, col), size))).canvases()[0]
+        moved = np.abs(after - before).sum(axis=0)
+        if moved.shape != before.shape[1:] or not moved.any():
+            wrong.append(f"cell ({row}, {col}): nothing on the canvas changes")
+            continue
+        seen = [np.average(at, weights=moved) for at in np.mgrid[0 : moved.shape[0], 0 : moved.shape[1]] + 0.5]
+        found = [place / side * count for place, side, count in zip(seen, moved.shape, grid.shape, strict=True)]
+        if max(abs(found[0] - row - 0.5), abs(found[1] - col - 0.5)) > OFF:
+            wrong.append(
+                f"cell ({row}, {col}): the canvas changes at cell ({found[0] - 0.5:.1f}, {found[1] - 0.5:.1f})"
+            )
+    return wrong, len(cells)
+
+
+def _painted(image: Image.Image, patch: Box) -> Image.Image:
+    image = image.copy()
+    image.paste((255, 20, 0), tuple(int(edge) for edge in patch))
+    return image
 
 
 def _complaints(layout: Layout, moved: Any, patch: Box, probed: int) -> Iterator[str]:

@@ -36,23 +36,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    for adapter in config.getoption("--attnlens-adapter"):
-        items.extend(_tests(session, adapter, config.getoption("--attnlens-model")))
+    given, model = config.getoption("--attnlens-adapter"), config.getoption("--attnlens-model")
+    if model is not None and not given:
+        raise pytest.UsageError(
+            "--attnlens-model says on which model; name what to prove, too: --attnlens-adapter FILE"
+        )
+    for adapter in given:
+        items.extend(_tests(session, adapter, model))
 
 
 def _tests(session: pytest.Session, adapter: str, model: str | None) -> Iterator[pytest.Item]:
-    from attnlens import adapters
+    from attnlens.adapters import library
     from attnlens.conformance.checks import CHECKS
 
     try:
-        spec = adapters.find(adapter)
+        path = library.path_of(adapter)
+        spec = library.read(path)
     except AttnLensError as error:
         raise pytest.UsageError(str(error)) from None
+    file = _AdapterFile.from_parent(session, path=path.absolute())
     for subject in [model] if model is not None else spec.model_types:
         proof = _Proof(adapter, subject, tiny=model is None)
         for check in CHECKS:
-            name = f"{Path(adapter).name}[{subject}-{check}]"
-            yield _CheckItem.from_parent(session, name=name, check=check, proof=proof)
+            yield _CheckItem.from_parent(file, name=f"{subject}[{check}]", check=check, proof=proof)
+
+
+class _AdapterFile(pytest.File):
+    """What the tests of one adapter hang on."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        return iter(())
 
 
 class _Proof:

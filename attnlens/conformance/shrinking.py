@@ -31,7 +31,8 @@ _SET: tuple[tuple[str, int], ...] = (
     (r".*(intermediate_size.*|ffn_dim|mlp_dim|d_ff)", 2 * WIDTH),
     (r".*(hidden_size.*|hidden_dim|embed_dim|proj_dim|projection_dim|d_model|_in_dim|_out_dim|output_dim)", WIDTH),
     (r".*(input_dim|_input_size|projector_.*_size|output_channels|downsample_channels)|image_text_hidden_size", WIDTH),
-    (r"image_seq_length|num_image_tokens|mm_tokens_per_image|.*soft_tokens_per_image", SIDE * SIDE),
+    (r"image_seq_length|num_image_tokens|.*soft_tokens_per_image", SIDE * SIDE),
+    (r"mm_tokens_per_image", (SIDE // 2) ** 2),  # so that something is pooled
 )
 # Of these, what the original has is enough where it is less.
 _AT_MOST: tuple[tuple[str, int], ...] = (

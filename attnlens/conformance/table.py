@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import attnlens
 from attnlens.conformance.checks import CHECKS
 from attnlens.conformance.report import Report
 from attnlens.conformance.types import NOT_ASKED
@@ -27,6 +28,7 @@ was run. The image processor is transformers' own for the type. What stands in e
 | intervention | the logits change when the traced modules no longer see the image tokens |
 | pixel gradient | finite and not zero |
 | places | painted patches of the image change the very tokens whose cells they lie in |
+| canvas | painted patches change the canvas, on which pixel gradients are laid, where their cells lie |
 | two images | rows of a prompt with two images, as above |
 | crop | rows after a crop was added to a reading, as above |
 | answer | the greedy answer is that of the model's own `generate` |
@@ -38,8 +40,9 @@ have no pixels of their own (their patches are painted in the tests), and no gra
 
 def document(reports: Sequence[Report]) -> dict[str, Any]:
     """The reports as data, with the versions they were made under."""
+    libraries = {name: version(name) for name in ("transformers", "torch", "nnsight")}
     return {
-        "versions": {name: version(name) for name in ("attnlens", "transformers", "torch", "nnsight")},
+        "versions": {"attnlens": attnlens.__version__, **libraries},
         "reports": [{**report.as_dict(), "seconds": round(report.seconds, 1)} for report in reports],
     }
 

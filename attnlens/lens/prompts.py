@@ -70,9 +70,15 @@ class Prompter:
     def prompt(self, images: Sequence[PreparedImage], question: str) -> Prompt:
         """The prompt for `question` after `images`. Raises `AttnLensError` for a question that cannot be asked."""
         question = self._checked(question)
-        text = self._text(len(images), question)
+        text = self.text(len(images), question)
         inputs = self._process(images, text)
         ids = inputs.pop("input_ids")
+        if self._spec.prompt.pixels not in inputs:
+            raise AttnLensError(
+                f"{type(self._processor).__name__} hands the model no {self._spec.prompt.pixels}, but "
+                f"{', '.join(inputs)}: it would answer without the image. Correct prompt.pixels in the adapter "
+                f"{self._spec.name!r}, or use a processor that works here."
+            )
         if self._spec.prompt.prepended is not None:
             ids, inputs = self._one_span_per_image(ids, inputs, len(images))
         for key in ("attention_mask", "labels"):  # all ones; and what PaliGemma's processor gives for training
@@ -105,7 +111,8 @@ class Prompter:
             )
         return question
 
-    def _text(self, count: int, question: str) -> str:
+    def text(self, count: int, question: str) -> str:
+        """The prompt of `count` images and a question as text, which the processor tokenizes."""
         spec = self._spec.prompt
         if spec.template != "chat":
             return spec.template.replace("{images}", spec.image * count).replace("{question}", question)

@@ -7,11 +7,13 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from attnlens import adapters
 from attnlens.adapters.explain import models_in
 from attnlens.adapters.schema import AdapterSpec, GridSpec
 from attnlens.conformance import CHECKS, check_all, check_model, check_tiny
+from attnlens.conformance.checks import findings
 from attnlens.conformance.report import sample_images, tiny_lens
 from attnlens.conformance.table import document, markdown, read
 from attnlens.conformance.types import NOT_ASKED, image_text_types, question_answerers
@@ -91,6 +93,28 @@ def test_the_page_names_the_adapter_and_the_grid_that_the_library_has():
         assert (one["adapter"], one["grid"]) == (spec.name, spec.grid.kind)
 
 
+T5 = {"model_type": "t5", "decoder_start_token_id": 0}
+
+
+@pytest.mark.parametrize(("name", "model_type"), [("blip_2", "blip-2"), ("instructblip", "instructblip")])
+def test_an_encoder_decoder_behind_a_known_connector_passes_with_the_same_adapter(name, model_type):
+    settings = {"config": {"text_config": T5, "use_decoder_only_language_model": False}}
+    lens = tiny_lens(model_type, changed(name, tiny=settings))
+    assert lens.structure.keys == "encoder"
+    assert lens.structure.attention  # found by what transformers records: the adapter names none
+    found = {finding.check: finding.passed for finding in findings(lens, sample_images())}
+    assert set(found) == set(CHECKS)
+    assert {check for check, passed in found.items() if passed is not True} <= {"places", "canvas"}
+    assert False not in found.values()
+
+
+def test_a_llava_with_a_pixtral_tower_passes_with_the_adapter_that_is_named():
+    report = check_tiny("llava", "llava_pixtral")
+    assert (report.adapter, report.grid) == ("llava_pixtral", "sizes")
+    assert report.passed
+    assert {"rows", "places"} <= {finding.check for finding in report.findings if finding.passed}
+
+
 def test_a_bundled_checkpoint_passes_with_its_own_processor():
     report = check_model("pocket/llava")
     assert [finding for finding in report.findings if finding.passed is False] == []
@@ -111,8 +135,12 @@ def test_a_thumbnail_on_the_wrong_side_fails_on_places_although_the_number_of_to
     assert "tokens" not in found
 
 
-def test_appending_a_crop_fails_where_images_see_themselves_in_both_directions():
-    assert failed(changed("gemma3", language_model={"appends_images": True}), "gemma3") == {"crop"}
+def test_appending_a_crop_fails_where_the_image_tokens_of_one_pass_see_each_other():
+    assert failed(changed("molmo2", language_model={"appends_images": True}), "molmo2") == {"crop"}
+
+
+def test_images_whose_patches_are_not_numbered_on_fail_on_two_images():
+    assert failed(changed("molmo2", prompt={"counted": None}), "molmo2") == {"two images"}
 
 
 def test_attention_modules_of_the_vision_tower_fail():
@@ -145,23 +173,55 @@ def test_a_spoilt_trace_fails(check, spoil, monkeypatch):
     assert passed(lens, check) is True
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_pixel_gradient_that_is_zero_or_not_finite_fails(value, monkeypatch):
+    lens = tiny_lens("llava", adapters.find("llava"))
+    assert passed(lens, "pixel gradient") is True
+    real = Reading.raw_pixel_gradient
+    monkeypatch.setattr(
+        Reading, "raw_pixel_gradient", lambda *args: tuple(torch.full_like(one, value) for one in real(*args))
+    )
+    assert passed(lens, "pixel gradient") is False
+
+
+def test_a_missing_gradient_fails(monkeypatch):
+    real = Reading.trace
+    monkeypatch.setattr(Reading, "trace", lambda self, question, gradients=False: real(self, question))
+    lens = tiny_lens("llava", adapters.find("llava"))
+    assert passed(lens, "gradients") is False
+    assert passed(lens, "rows") is True
+
+
+def test_a_spoilt_connector_fails_rows_and_gradients(monkeypatch):
+    lens = tiny_lens("blip-2", adapters.find("blip_2"))
+    assert (passed(lens, "rows"), passed(lens, "gradients")) == (True, True)
+    real = Reading.trace
+
+    def spoilt(*args, **options):
+        trace = real(*args, **options)
+        flipped = {
+            name: None if (value := getattr(trace, name)) is None else value[..., ::-1]
+            for name in ("connector_attention", "connector_gradient")
+        }
+        return dataclasses.replace(trace, **flipped)
+
+    monkeypatch.setattr(Reading, "trace", spoilt)
+    assert (passed(lens, "rows"), passed(lens, "gradients")) == (False, False)
+
+
 def test_an_answer_that_generate_would_not_give_fails(monkeypatch):
     monkeypatch.setattr(Generator, "decode", lambda *_: ([1, 2, 3], 0.0))
     assert passed(tiny_lens("llava", adapters.find("llava")), "answer") is False
 
 
-def test_modules_that_do_not_matter_fail_the_intervention(monkeypatch):
+def test_modules_that_do_not_matter_fail_the_intervention():
     lens = tiny_lens("llava", adapters.find("llava"))
-    sites = tuple(site for site in lens.structure.attention)
+    assert passed(lens, "intervention") is True
     lens.structure = dataclasses.replace(lens.structure, attention=())
     assert passed(lens, "intervention") is False
-    lens.structure = dataclasses.replace(lens.structure, attention=sites)
-    assert passed(lens, "intervention") is True
 
 
 def passed(lens: Lens, check: str) -> bool | None:
-    from attnlens.conformance.checks import findings
-
     (finding,) = findings(lens, sample_images(), [check])
     return finding.passed
 
@@ -170,6 +230,13 @@ def test_a_model_that_cannot_be_built_is_a_finding_and_not_a_crash():
     report = check_tiny("llava", changed("llava", tiny={"config": {"vision_config": {"hidden_size": -1}}}))
     assert [finding.check for finding in report.findings] == ["build"]
     assert not report.passed
+
+
+def test_a_type_without_an_adapter_does_not_pass_and_does_not_stop_the_others():
+    reports = {report.model_type: report for report in check_all(["t5gemma2", "llava"])}
+    assert reports["llava"].passed
+    assert not reports["t5gemma2"].passed
+    assert "t5gemma2" in reports["t5gemma2"].findings[0].detail
 
 
 def test_an_adapter_for_another_type_is_refused():
