@@ -244,7 +244,7 @@ def _answer(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     reading = lens.read(image)
     found = reading.answer(QUESTION, max_new_tokens=NEW_TOKENS)
     inputs = reading.inputs(reading.prompt(QUESTION))
-    expected, _ = generate(lens.model, lens.generator.model, inputs, NEW_TOKENS)
+    expected = generate(lens.model, lens.generator.model, inputs, NEW_TOKENS)[0]
     if list(found.tokens) != expected:
         raise _Failed(f"tokens {list(found.tokens)}, by generate {expected}")
     return f"{len(found.tokens)} tokens"

@@ -60,10 +60,10 @@ def _composed(config: PreTrainedConfig) -> Iterator[tuple[Facts, str]]:
     paths = list(_paths(config.to_dict()))
     for kind in dict.fromkeys(models_in(GridSpec)):
         (name,) = get_args(kind.model_fields["kind"].annotation)
-        choices = [_named(paths, key) for key in _NAMES if key in kind.model_fields]
+        choices: list[Sequence[Facts]] = [_named(paths, key) for key in _NAMES if key in kind.model_fields]
         choices += [found for key, found in _CHOICES.items() if key in kind.model_fields]
         for axis, *parts in product(({}, {"image_axis": 1}), *choices):
-            grid = {"kind": name}.copy()
+            grid: Facts = {"kind": name}
             for part in parts:
                 grid |= part
             yield {"grid": grid, "prompt": axis, "tiny": {}}, "put together"

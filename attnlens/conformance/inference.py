@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attnlens.adapters.schema import PromptSpec
-from attnlens.conformance.reference import eager
+from attnlens.lens.attention import implementation
 from attnlens.lens.joining import features_of
 
 _SELF = re.compile(r".*\.\d+\.(self_attn|self_attention|attention)")
@@ -54,7 +54,7 @@ def connector_path(model: Any, image_processor: Any, picture: Any) -> str | None
     inside = {id(module) for module in model.get_decoder().modules()}
     for nested in (0, 1):
         with ExitStack() as stack, torch.no_grad():
-            stack.enter_context(eager(model))
+            stack.enter_context(implementation([model], "eager"))
             for path, module in model.named_modules():
                 if "Attention" in type(module).__name__ and id(module) not in inside:
                     stack.callback(module.register_forward_hook(look(path)).remove)

@@ -71,7 +71,7 @@ def off_canvas(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
 
 def _painted(image: Image.Image, patch: Box) -> Image.Image:
     image = image.copy()
-    image.paste((255, 20, 0), tuple(int(edge) for edge in patch))
+    image.paste((255, 20, 0), (int(patch.x1), int(patch.y1), int(patch.x2), int(patch.y2)))
     return image
 
 
@@ -138,7 +138,8 @@ def _tokens(lens: Lens, image: Image.Image, quiet: bool) -> Tensor:
                 part.reshape(-1, part.shape[-1]) for part in later if part[..., 0].numel() == len(positions)
             )
 
-    reader = lens.structure.generator.get_encoder() if lens.structure.keys == "encoder" else lens.model.get_decoder()
+    language_model: Any = lens.structure.generator if lens.structure.keys == "encoder" else lens.model
+    reader = language_model.get_encoder() if lens.structure.keys == "encoder" else language_model.get_decoder()
     with ExitStack() as stack, torch.no_grad():
         stack.callback(reader.register_forward_pre_hook(keep, with_kwargs=True).remove)
         if quiet:
@@ -176,12 +177,12 @@ def _silenced(lens: Lens) -> Iterator[None]:
 def _zeros(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Zeros in place of what self-attention puts out; attention of queries to something else stays."""
     first = output[0] if isinstance(output, tuple) else output
-    hidden = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
-    others = [one for one in (*args[1:], *kwargs.values()) if isinstance(one, Tensor) and one is not hidden]
-    crossing = hidden is None or any(
-        one.is_floating_point() and one.dim() == hidden.dim() and one.shape[-1] == hidden.shape[-1] and one.dim() >= 3
-        for one in others
-    )
-    if crossing or not isinstance(first, Tensor) or first.shape != hidden.shape:
+    given = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor) and one.is_floating_point()]
+    if not given or not isinstance(first, Tensor) or first.shape != given[0].shape:
+        return output
+    hidden, *others = given
+    if any(
+        one is not hidden and one.dim() == hidden.dim() >= 3 and one.shape[-1] == hidden.shape[-1] for one in others
+    ):
         return output
     return (torch.zeros_like(first), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(first)

@@ -47,13 +47,15 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 def _tests(session: pytest.Session, adapter: str, model: str | None) -> Iterator[pytest.Item]:
     from attnlens.adapters import library
-    from attnlens.conformance.checks import CHECKS
 
     try:
         path = library.path_of(adapter)
         spec = library.read(path)
     except AttnLensError as error:
         raise pytest.UsageError(str(error)) from None
+
+    from attnlens.conformance.checks import CHECKS
+
     file = _AdapterFile.from_parent(session, path=path.absolute())
     for subject in [model] if model is not None else spec.model_types:
         proof = _Proof(adapter, subject, tiny=model is None)

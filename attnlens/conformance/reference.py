@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from attnlens.lens import multihead
+from attnlens.lens.attention import implementation
 from attnlens.lens.tracer import Site
 
 
@@ -37,7 +37,7 @@ def reference(model: Any, inputs: Mapping[str, Any], attention: Sequence[Site], 
         return hook
 
     with ExitStack() as stack:
-        stack.enter_context(eager(model))
+        stack.enter_context(implementation([model], "eager"))
         for site in (*attention, *connector):
             handle = model.get_submodule(site.path).register_forward_hook(keep(site))
             stack.callback(handle.remove)
@@ -55,18 +55,3 @@ def reference(model: Any, inputs: Mapping[str, Any], attention: Sequence[Site], 
         connector_gradients=list(gradients[split:]),
         logits=logits.detach(),
     )
-
-
-@contextmanager
-def eager(model: Any) -> Iterator[None]:
-    """The whole model under transformers' eager attention, and afterwards each part as it was."""
-    owners = (module for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig))
-    configs = {id(module.config): module.config for module in owners}.values()
-    before = [(config, config._attn_implementation) for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation_internal = "eager"
-        yield
-    finally:
-        for config, previous in before:
-            config._attn_implementation_internal = previous

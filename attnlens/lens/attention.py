@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attnlens.errors import AttnLensError
@@ -116,9 +116,10 @@ AttentionMaskInterface.register(CUT, _rows_mask)
 
 @contextmanager
 def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
-    """Run the attention of `modules` under the implementation `name`, then as before."""
-    parts = (part for module in modules for part in module.modules() if hasattr(part, "config"))
-    configs = {id(part.config): part.config for part in parts}.values()
+    """Run the attention of `modules`, and of what is in them, under the implementation `name`, then as before."""
+    parts = (part for module in modules for part in module.modules())
+    owners = [part for part in parts if isinstance(getattr(part, "config", None), PreTrainedConfig)]
+    configs = {id(part.config): part.config for part in owners}.values()
     before = [(config, config._attn_implementation) for config in configs]
     try:
         for config in configs:

@@ -55,11 +55,10 @@ def apart(features: Sequence[dict[str, Any]], spec: PromptSpec) -> list[dict[str
     parts: list[dict[str, Any]] = [{} for _ in features]
     for key, whole in together.items():
         values = [one.get(key) for one in features]
-        if not isinstance(whole, Tensor) or not whole.dim() or any(value is None for value in values):
-            split: Sequence[Any] = values
-        else:
+        split: Sequence[Any] = values
+        if isinstance(whole, Tensor) and whole.dim() and all(isinstance(value, Tensor) for value in values):
             along = min(_axis(key, spec), whole.dim() - 1)
-            split = whole.split([value.shape[along] for value in values], dim=along)
+            split = whole.split([one[key].shape[along] for one in features], dim=along)
         for part, value in zip(parts, split, strict=True):
             part[key] = value
     return parts

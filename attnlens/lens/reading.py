@@ -8,7 +8,6 @@ each question is a whole prompt of its own, exactly; `cost` shows it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from attnlens.errors import AttnLensError
@@ -31,6 +29,7 @@ from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
 from attnlens.lens.prompts import PreparedImage, Prompt
 from attnlens.lens.trace import Array, Trace
+from attnlens.lens.weights import array, keys_of, patches_of, rows_at
 
 if TYPE_CHECKING:
     from attnlens.lens.lens import Lens
@@ -178,7 +177,7 @@ class Reading:
         return [position for positions in self._keys(prompt) for position in positions]
 
     def _keys(self, prompt: Prompt) -> Sequence[Sequence[int]]:
-        return _keys_of(self.layouts) if self.lens.structure.keys == "image" else prompt.positions
+        return keys_of(self.layouts) if self.lens.structure.keys == "image" else prompt.positions
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -208,7 +207,7 @@ class Reading:
                     f"Where the pixels of {type(self.lens.processor.image_processor).__name__} lie is not known for "
                     f"the grid kind {self.lens.spec.grid.kind!r}. Use a map of attention."
                 )
-            yield place(_array(one))
+            yield place(array(one))
 
     # Prefix, tail, whole prompt: how a question's state comes about.
 
@@ -297,10 +296,10 @@ class Reading:
         length = ends[-1] if self.lens.structure.keys == "image" else prompt.length
         connected = bool(captured.connector)
         return Trace(
-            attention=_rows(captured.rows, columns, length),
-            attention_gradient=_rows(captured.row_gradients, columns, length) if captured.row_gradients else None,
-            connector_attention=_patches(captured.connector, layouts),
-            connector_gradient=_patches(captured.connector_gradients or [], layouts),
+            attention=rows_at(captured.rows, columns, length),
+            attention_gradient=rows_at(captured.row_gradients, columns, length) if captured.row_gradients else None,
+            connector_attention=patches_of(captured.connector, layouts),
+            connector_gradient=patches_of(captured.connector_gradients or [], layouts),
             layers=self.lens.structure.layers,
             spans=tuple(slice(end - len(one), end) for end, one in zip(ends, keys, strict=True)),
             layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
@@ -312,52 +311,3 @@ class Reading:
 
 def _image_tokens(positions: Sequence[Sequence[int]]) -> int:
     return sum(len(span) for span in positions)
-
-
-def _array(values: Tensor) -> Array:
-    return values.detach().float().cpu().numpy()
-
-
-def _rows(weights: Sequence[Tensor], columns: list[int], length: int) -> Array:
-    """The last query's row at `columns` of its keys, of which there are `length`: [layers, heads, image_tokens].
-
-    A sliding window's cache holds the last keys only: what is before them was not looked at. In a layer with fewer
-    heads than another each stands several times, which leaves every mean over heads as it is.
-    """
-    rows = []
-    for w in weights:
-        row = w[0, :, -1]
-        if row.shape[-1] > length:
-            raise AttnLensError(
-                f"The language model looks at {row.shape[-1]} keys, and by the adapter there are {length}. Correct "
-                "its grid: what a resampler puts in the place of patches, for one, has no place in the image."
-            )
-        rows.append(pad(row, (length - row.shape[-1], 0))[:, columns])
-    heads = math.lcm(*(row.shape[0] for row in rows))
-    return _array(torch.stack([row.repeat_interleave(heads // row.shape[0], dim=0) for row in rows]))
-
-
-def _keys_of(layouts: Sequence[Layout]) -> tuple[range, ...]:
-    """Where each image's keys stand among those of all images."""
-    ends = np.cumsum([len(layout.cells) for layout in layouts]).tolist()
-    return tuple(range(end - len(layout.cells), end) for end, layout in zip(ends, layouts, strict=True))
-
-
-def _patches(weights: Sequence[Tensor], layouts: Sequence[Layout]) -> Array | None:
-    """[tiles, heads, queries, keys] of each connector layer -> [layers, heads, image_tokens, patches]."""
-    if not weights:
-        return None
-    return _array(torch.stack([_by_image(w, layouts) for w in weights]))
-
-
-def _by_image(weights: Tensor, layouts: Sequence[Layout]) -> Tensor:
-    """[tiles, heads, queries, keys] -> [heads, queries of all images, patches], zero where a tile is not a query's."""
-    widest = max(len(layout.placed.cells) for layout in layouts)
-    images, start = [], 0
-    for layout in layouts:
-        own = weights[start : start + layout.tiles, :, :, : len(layout.cells) // layout.tiles]
-        start += layout.tiles
-        diagonal = torch.stack([torch.block_diag(*own[:, head]) for head in range(own.shape[1])])
-        patches = diagonal[..., np.flatnonzero(layout.cells >= 0)]
-        images.append(pad(patches, (0, widest - patches.shape[-1])))
-    return torch.cat(images, dim=1)

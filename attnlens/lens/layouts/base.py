@@ -118,9 +118,9 @@ class Layout:
     def _of_view(self, values: Array, start: int, view: View) -> Array:
         """[..., tokens] -> [..., rows, cols] of one view, whose cells are counted from `start`."""
         tokens = np.flatnonzero((self.cells >= start) & (self.cells < start + view.count))
-        found = np.zeros((*values.shape[:-1], view.count), dtype=np.float32)
-        np.add.at(found, (..., self.cells[tokens] - start), values[..., tokens])
-        return found.reshape(*values.shape[:-1], view.grid.rows, view.grid.cols)
+        found = np.zeros((view.count, *values.shape[:-1]), dtype=np.float32)
+        np.add.at(found, self.cells[tokens] - start, np.moveaxis(values[..., tokens], -1, 0))
+        return np.moveaxis(found, 0, -1).reshape(*values.shape[:-1], view.grid.rows, view.grid.cols)
 
 
 def separated(

@@ -1,0 +1,171 @@
+"""Real processors end to end: what a trace shows is what one plain eager forward shows of the processor's own inputs.
+
+The models are tiny and random, the tokenizer is a small one with the family's special tokens; the processor is the
+family's own, with its own image processor. The reference knows nothing of attnlens: it calls processor and model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import attnlens
+from attnlens import adapters
+from attnlens.conformance.tiny import tiny_config, tiny_image_processor, tiny_model
+from tests import tiny
+
+QUESTION = "what is written on the red sign?"
+TOLERANCE = 1e-4
+ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "sep_token": "</s>"}
+CHAT = (
+    "{%% for part in messages[0]['content'] %%}{%% if part['type'] == 'image' %%}{{ '%s' }}"
+    "{%% else %%}{{ ' ' + part['text'] }}{%% endif %%}{%% endfor %%} Answer:"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a family's processor is put together, and its prompt for so many images written by hand."""
+
+    processor: str
+    settings: Callable[[Any, Any], dict[str, Any]]  # of the tiny config and the image processor
+    named: dict[str, str] = field(default_factory=dict)  # special tokens that the family's tokenizer knows by a name
+    others: tuple[str, ...] = ()
+    image: str = "<image>"  # what stands for an image in the prompt
+    token: str = "<image>"  # what stands for an image's token in the input ids
+    key: str = "image_token_id"
+    config: dict[str, Any] = field(default_factory=dict)
+    prompt: str = "{images} {question} Answer:"
+    adapter: str | None = None
+    most: int = 2  # images
+
+
+def patches(config: Any) -> int:
+    """Image tokens of a square canvas with one for each patch."""
+    return int((config.vision_config.image_size // config.vision_config.patch_size) ** 2)
+
+
+SUROUNDED = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+CASES = {
+    "llava_next": Case(
+        "LlavaNextProcessor",
+        lambda config, _: {
+            "patch_size": config.vision_config.patch_size,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            "num_additional_image_tokens": 1,
+        },
+        others=("<image>",),
+    ),
+    "idefics2": Case(
+        "Idefics2Processor",
+        lambda config, _: {"image_seq_len": config.perceiver_config.resampler_n_latents},
+        others=("<fake_token_around_image>", "<image>", "<end_of_utterance>"),
+    ),
+    "idefics3": Case(
+        "Idefics3Processor",
+        lambda config, _: {"image_seq_len": patches(config) // config.scale_factor**2},
+        others=("<fake_token_around_image>", "<image>", "<end_of_utterance>"),
+    ),
+    "gemma3": Case(
+        "Gemma3Processor",
+        lambda config, _: {"image_seq_length": config.mm_tokens_per_image},
+        named={**SUROUNDED, "image_token": "<image_soft_token>"},
+        image="<boi>",
+        token="<image_soft_token>",
+    ),
+    "paligemma": Case(
+        "PaliGemmaProcessor",
+        lambda config, images: {},
+        others=("<image>",),
+        prompt="{images}answer en {question}",
+    ),
+    "mllama": Case(
+        "MllamaProcessor",
+        lambda config, _: {},
+        named={"image_token": "<|image|>"},
+        others=("<|python_tag|>",),
+        image="<|image|>",
+        token="<|image|>",
+    ),
+    "chameleon": Case(
+        "ChameleonProcessor",
+        lambda config, images: {"image_seq_length": (images.crop_size["height"] // 16) ** 2},
+        others=("<image>", "<racm3:break>", "<eoss>"),
+        prompt="{images}{question}",
+    ),
+    "blip-2": Case(
+        "Blip2Processor",
+        lambda config, _: {"num_query_tokens": config.num_query_tokens},
+        prompt="Question: {question} Answer:",
+    ),
+    "janus": Case("JanusProcessor", lambda config, _: {"num_image_tokens": patches(config)}, named=SUROUNDED),
+    "deepseek_vl": Case(
+        "DeepseekVLProcessor", lambda config, _: {"num_image_tokens": patches(config)}, named=SUROUNDED
+    ),
+    "aria": Case("AriaProcessor", lambda config, _: {"size_conversion": {490: 8}}, named=SUROUNDED),
+}
+
+
+def put_together(model_type: str) -> tuple[Any, Any, Case]:
+    """(model, processor, case)."""
+    case, spec = CASES[model_type], adapters.for_model_type(model_type)
+    specials = ("<s>", "</s>", "<unk>", "<pad>", *case.named.values(), *case.others)
+    words = tiny.tokenizer("<s> $A", specials, **ROLES, extra_special_tokens=case.named)
+    config = tiny_config(model_type, spec.tiny.config)
+    images = tiny_image_processor(model_type, config, spec.tiny.image_processor, spec.tiny.images)
+    if model_type == "paligemma":
+        images.image_seq_length = patches(config)
+    make = getattr(transformers, case.processor)
+    processor = make(image_processor=images, tokenizer=words, **case.settings(config, images))
+    processor.chat_template = CHAT % case.image
+    setattr(config, case.key, words.convert_tokens_to_ids(case.token))
+    assert len(words) <= config.get_text_config().vocab_size
+    return tiny_model(config), processor, case
+
+
+def inputs_of(processor: Any, case: Case, images: list[Image.Image], config: Any) -> dict[str, Any]:
+    """The whole prompt as the processor itself makes it."""
+    text = case.prompt.replace("{images}", case.image * len(images)).replace("{question}", QUESTION)
+    inputs = dict(processor(images=images, text=[text], return_tensors="pt"))
+    inputs.pop("labels", None)
+    inputs.pop("num_crops", None)
+    if case.processor == "Blip2Processor":  # puts one image's queries in front, however many images there are
+        queries = inputs["input_ids"][:, : config.num_query_tokens].repeat(1, len(images) - 1)
+        inputs["input_ids"] = torch.cat([queries, inputs["input_ids"]], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("model_type", CASES)
+def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its_inputs(model_type, count):
+    model, processor, case = put_together(model_type)
+    images = [*tiny.images("landscape", 1), *tiny.images("portrait", 1)][:count]
+    lens = attnlens.load(model=model, processor=processor)
+    trace = lens.read(images).trace(QUESTION, gradients=True)
+
+    plain, processor, _ = put_together(model_type)
+    plain.set_attn_implementation("eager")
+    inputs = inputs_of(processor, case, images, plain.config)
+    out = plain(**inputs, output_attentions=True)
+    attentions = (out.language_model_outputs if model_type == "blip-2" else out).attentions
+    log_probs = out.logits[0, -1].float().log_softmax(dim=-1)
+    gradients = torch.autograd.grad(log_probs.max(), attentions)
+    at = inputs["input_ids"][0] == getattr(plain.config, case.key)
+    if model_type == "mllama":  # the trace is of the cross-attention layers, whose keys are all of the images
+        at = torch.ones(attentions[trace.layers[0]].shape[-1], dtype=torch.bool)
+
+    assert trace.input_ids.tolist() == inputs["input_ids"][0].tolist()
+    assert trace.top_token == int(log_probs.argmax())
+    for found, tensors in ((trace.attention, attentions), (trace.attention_gradient, gradients)):
+        expected = torch.stack([tensors[layer][0, :, -1, at] for layer in trace.layers]).detach().numpy()
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+        assert expected.std() > 0
