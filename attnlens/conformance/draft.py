@@ -84,7 +84,13 @@ def draft(name: str | Path, *, hidden: str | None = None, trust_remote_code: boo
 
 
 def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> Draft:
-    model = tiny_model(config)
+    try:
+        model = tiny_model(config)
+    except Exception as error:
+        raise AttnLensError(
+            f"No tiny model of the type {model_type!r} could be made ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}). Write the adapter by hand, with what it needs under tiny: config."
+        ) from error
     image_token_id, where = _image_token(config)
     facts: Facts = {"model_types": [model_type], "image_token_id": image_token_id}
     origin = {"model_types": "the config's model_type", "image_token_id": where}
@@ -134,12 +140,15 @@ def _different(model: Any, model_type: str, guesses: Iterable[tuple[Facts, str]]
             processor = tiny_image_processor(model_type, model.config, None, spec.tiny.images)
             alone = [[picture]] if spec.prompt.image_axis == 1 else [picture]
             features = features_of(processor(alone, return_tensors="pt"), spec.prompt)
-            layout = layout_of(spec.grid, Processed(picture.size, features, processor, model.config))
+            processed = Processed(picture.size, features, processor, model.config)
+            layout = layout_of(spec.grid, processed)
+            place, pixels = layout.views[0].pixels, processed.array(layout.views[0].key or spec.prompt.pixels)
+            canvas = b"" if place is None else place(pixels).tobytes()
         except Exception:  # noqa: BLE001 - a guess may be wrong in any way
             continue
-        grids = tuple(view.grid for view in layout.views)
         others = json.dumps([guess["prompt"], guess["tiny"], guess["grid"]["kind"] in ("cross", "latents")])
-        key = (layout.cells.tobytes(), grids, layout.queries, layout.tiles, others)
+        grids = tuple(view.grid for view in layout.views)
+        key = (layout.cells.tobytes(), grids, layout.queries, layout.tiles, canvas, others)
         if key not in seen:
             seen.add(key)
             yield guess, like

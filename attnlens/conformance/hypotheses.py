@@ -29,6 +29,7 @@ _NAMES = {  # what a config's key is called that holds a fact of the grid
 _CHOICES: dict[str, Sequence[Facts]] = {
     "thumbnail": ({}, {"thumbnail": "first"}),
     "cls": ({}, {"cls": 0}),
+    "blocks": ({}, {"blocks": False}),
     "mask": ({}, {"mask": "pixel_attention_mask"}),
     "row_end": ({}, {"before": 1}, {"row_end": 1}, {"before": 1, "row_end": 1, "after": 1}),
 }

@@ -14,28 +14,14 @@ from attnlens.conformance.report import Report
 from attnlens.conformance.types import NOT_ASKED
 from attnlens.errors import AttnLensError
 
-_MARKS = {True: "✓", False: "**no**", None: "–"}
 _EXPLAINED = """\
-Every row was proved on a tiny random model of the type, made from its config class, in float32 on a CPU; no checkpoint
-was run. The image processor is transformers' own for the type. What stands in each column:
-
-| column | what was compared |
-|---|---|
-| tokens | the model takes as many image tokens as the adapter's grid has, for two shapes of image |
-| rows | attention of the last prompt token, in all layers and heads, with one full eager pass: within 1e-4 |
-| gradients | of log p(top token) with respect to it, with `torch.autograd.grad` there: within 1e-3 of the largest |
-| sums | what goes to the image is above 0 and at most 1 |
-| intervention | the logits change when the traced modules no longer see the image tokens |
-| pixel gradient | finite and not zero |
-| places | painted patches of the image change the very tokens whose cells they lie in |
-| canvas | painted patches change the canvas, on which pixel gradients are laid, where their cells lie |
-| two images | rows of a prompt with two images, as above |
-| crop | rows after a crop was added to a reading, as above |
-| answer | the greedy answer is that of the model's own `generate` |
-
-– means that there is nothing to compare: image tokens behind a connector with attention, or keys of cross-attention,
-have no pixels of their own (their patches are painted in the tests), and no gradient passes through codes.
+Every row was proved on a tiny random model of the type, made from its config class, in float32 on a CPU, with the
+type's own image processor; no checkpoint was run. [What the checks prove](wrap-a-model.md#what-the-checks-prove) says
+what was compared with what.
 """
+_PROCESSORS = """\
+Where transformers has one for PIL, it ran as it is. These need torchvision; their own code ran on a few plain functions
+written with torch in its place, so the last digits of a resized pixel may differ:"""
 
 
 def document(reports: Sequence[Report]) -> dict[str, Any]:
@@ -60,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The page of a document: one row for each model type, and what does not hold in words."""
-    reports = found["reports"]
+    reports = sorted(found["reports"], key=lambda report: report["model_type"])
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     passed = sum(report["passed"] for report in reports)
     lines = [
@@ -70,47 +56,53 @@ def markdown(found: Mapping[str, Any]) -> str:
         "made by `make models`, from the adapters and from what `attnlens adapters check --tiny --all` found.",
         "",
         _EXPLAINED,
-        _row("model type", "adapter", "grid", "connector", "strategy", *CHECKS),
-        _row(*["---"] * 5, *[":-:"] * len(CHECKS)),
+        _row("model type", "adapter", "grid", "connector", "strategy", f"proved, of {len(CHECKS)} checks"),
+        _row(*["---"] * 6),
+        *(_row(*_facts(report), _proved(report)) for report in reports),
     ]
-    for report in sorted(reports, key=lambda one: one["model_type"]):
-        marks = {one["check"]: _MARKS[one["passed"]] for one in report["findings"]}
-        facts = (
-            f"`{report['model_type']}`",
-            report["adapter"],
-            report["grid"],
-            report["connector"] and f"`{report['connector']}`",
-            report["strategy"],
-        )
-        lines.append(_row(*facts, *(marks.get(name, "") for name in CHECKS)))
-    failing = [
-        f"- `{report['model_type']}`, {one['check']}: {one['detail']}"
-        for report in reports
-        for one in report["findings"]
-        if one["passed"] is False
-    ]
-    if failing:
-        lines += ["", "## What does not hold", "", *failing]
-    lines += [
-        "",
-        "## Image processors",
-        "",
-        "Where transformers has a processor for PIL, it ran as it is. " + _TORCHVISION,
-    ]
-    lines += ["", ", ".join(f"`{one}`" for one in _substituted(reports)) + "."]
-    lines += ["", "## Model types without an adapter", "", "They take no free question about a picture:", ""]
-    lines += [f"- `{name}`: {reason}" for name, reason in NOT_ASKED.items()]
+    lines += _section("What does not hold", _reasons(reports, passed=False))
+    lines += _section("Nothing to compare", _reasons(reports, passed=None))
+    lines += _section("Image processors", [_PROCESSORS, "", f"{', '.join(_substituted(reports))}."])
+    others = [f"- `{name}`: {reason}" for name, reason in NOT_ASKED.items()]
+    lines += _section("Model types left out", ["They take no free question about a picture:", "", *others])
     return "\n".join(lines) + "\n"
 
 
-_TORCHVISION = (
-    "These need torchvision; their own code ran on a few plain functions written with torch in its place, so the last "
-    "digits of a resized pixel may differ:"
-)
+def _facts(report: Mapping[str, Any]) -> tuple[str, ...]:
+    connector = f"`{report['connector']}`" if report["connector"] else ""
+    return f"`{report['model_type']}`", report["adapter"], report["grid"], connector, report["strategy"]
+
+
+def _proved(report: Mapping[str, Any]) -> str:
+    """Which checks, by the names of those that did not pass."""
+    failing = [one["check"] for one in report["findings"] if one["passed"] is False]
+    silent = [one["check"] for one in report["findings"] if one["passed"] is None]
+    return f"**fails: {_listed(failing)}**" if failing else f"all but {_listed(silent)}" if silent else "all"
+
+
+def _reasons(reports: Sequence[Mapping[str, Any]], *, passed: bool | None) -> list[str]:
+    """What was said of the checks that ended so, each sentence once with the model types it was said of."""
+    types: dict[tuple[str, str], list[str]] = {}
+    for report in reports:
+        checks: dict[str, list[str]] = {}
+        for one in report["findings"]:
+            if one["passed"] is passed:
+                checks.setdefault(one["detail"], []).append(one["check"])
+        for detail, names in checks.items():
+            types.setdefault((_listed(names), detail), []).append(f"`{report['model_type']}`")
+    return [f"- {', '.join(names)}: {which}: {detail}" for (which, detail), names in types.items()]
+
+
+def _listed(checks: Sequence[str]) -> str:
+    return "every check" if len(checks) == len(CHECKS) else ", ".join(checks)
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return ["", f"## {title}", "", *lines] if lines else []
 
 
 def _substituted(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted({report["image_processor"] for report in reports if report["substituted"]})
+    return sorted({f"`{report['image_processor']}`" for report in reports if report["substituted"]}) or ["none"]
 
 
 def _row(*cells: str) -> str:

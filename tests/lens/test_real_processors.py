@@ -43,7 +43,6 @@ class Case:
     key: str = "image_token_id"
     config: dict[str, Any] = field(default_factory=dict)
     prompt: str = "{images} {question} Answer:"
-    adapter: str | None = None
     most: int = 2  # images
 
 
@@ -52,7 +51,7 @@ def patches(config: Any) -> int:
     return int((config.vision_config.image_size // config.vision_config.patch_size) ** 2)
 
 
-SUROUNDED = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+SURROUNDED = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
 CASES = {
     "llava_next": Case(
         "LlavaNextProcessor",
@@ -76,7 +75,7 @@ CASES = {
     "gemma3": Case(
         "Gemma3Processor",
         lambda config, _: {"image_seq_length": config.mm_tokens_per_image},
-        named={**SUROUNDED, "image_token": "<image_soft_token>"},
+        named={**SURROUNDED, "image_token": "<image_soft_token>"},
         image="<boi>",
         token="<image_soft_token>",
     ),
@@ -85,6 +84,7 @@ CASES = {
         lambda config, images: {},
         others=("<image>",),
         prompt="{images}answer en {question}",
+        config={"vocab_size": 1700, "text_config": {"vocab_size": 1700}},  # the processor adds 1,152 tokens
     ),
     "mllama": Case(
         "MllamaProcessor",
@@ -105,11 +105,23 @@ CASES = {
         lambda config, _: {"num_query_tokens": config.num_query_tokens},
         prompt="Question: {question} Answer:",
     ),
-    "janus": Case("JanusProcessor", lambda config, _: {"num_image_tokens": patches(config)}, named=SUROUNDED),
+    "janus": Case("JanusProcessor", lambda config, _: {"num_image_tokens": patches(config)}, named=SURROUNDED),
     "deepseek_vl": Case(
-        "DeepseekVLProcessor", lambda config, _: {"num_image_tokens": patches(config)}, named=SUROUNDED
+        "DeepseekVLProcessor", lambda config, _: {"num_image_tokens": patches(config)}, named=SURROUNDED
     ),
-    "aria": Case("AriaProcessor", lambda config, _: {"size_conversion": {490: 8}}, named=SUROUNDED),
+    "aria": Case(
+        "AriaProcessor",
+        lambda config, _: {"size_conversion": {980: 8}},
+        named=SURROUNDED,
+        config={"vision_config": {"image_size": 980, "patch_size": 140}},  # AriaProcessor has crops of 980 px made
+    ),
+    "kosmos-2": Case(
+        "Kosmos2Processor",
+        lambda config, _: {"num_patch_index_tokens": 4},
+        prompt="Question: {question} Answer:",
+        config={"latent_query_num": 64},  # as many as the processor puts in
+        most=1,
+    ),
 }
 
 
@@ -118,14 +130,18 @@ def put_together(model_type: str) -> tuple[Any, Any, Case]:
     case, spec = CASES[model_type], adapters.for_model_type(model_type)
     specials = ("<s>", "</s>", "<unk>", "<pad>", *case.named.values(), *case.others)
     words = tiny.tokenizer("<s> $A", specials, **ROLES, extra_special_tokens=case.named)
-    config = tiny_config(model_type, spec.tiny.config)
+    config = tiny_config(model_type, {**spec.tiny.config, **case.config})
     images = tiny_image_processor(model_type, config, spec.tiny.image_processor, spec.tiny.images)
     if model_type == "paligemma":
         images.image_seq_length = patches(config)
     make = getattr(transformers, case.processor)
     processor = make(image_processor=images, tokenizer=words, **case.settings(config, images))
     processor.chat_template = CHAT % case.image
-    setattr(config, case.key, words.convert_tokens_to_ids(case.token))
+    image_token_id = words.convert_tokens_to_ids(case.token)
+    if model_type == "chameleon":
+        config.vocabulary_map["<image>"] = image_token_id
+    if model_type != "kosmos-2":
+        setattr(config, case.key, image_token_id)
     assert len(words) <= config.get_text_config().vocab_size
     return tiny_model(config), processor, case
 
@@ -143,8 +159,9 @@ def inputs_of(processor: Any, case: Case, images: list[Image.Image], config: Any
     return inputs
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("model_type", CASES)
+@pytest.mark.parametrize(
+    ("model_type", "count"), [(name, count) for name, case in CASES.items() for count in range(1, case.most + 1)]
+)
 def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its_inputs(model_type, count):
     model, processor, case = put_together(model_type)
     images = [*tiny.images("landscape", 1), *tiny.images("portrait", 1)][:count]
@@ -158,7 +175,10 @@ def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its
     attentions = (out.language_model_outputs if model_type == "blip-2" else out).attentions
     log_probs = out.logits[0, -1].float().log_softmax(dim=-1)
     gradients = torch.autograd.grad(log_probs.max(), attentions)
-    at = inputs["input_ids"][0] == getattr(plain.config, case.key)
+    if model_type == "kosmos-2":  # its 64 image tokens have as many ids
+        at = inputs["image_embeds_position_mask"][0].bool()
+    else:
+        at = inputs["input_ids"][0] == getattr(plain.config, case.key)
     if model_type == "mllama":  # the trace is of the cross-attention layers, whose keys are all of the images
         at = torch.ones(attentions[trace.layers[0]].shape[-1], dtype=torch.bool)
 
@@ -169,3 +189,24 @@ def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
         assert expected.std() > 0
+
+
+def test_a_processor_that_copies_images_keeps_their_order():
+    """Which is all that is known of an image that comes to Idefics2's image processor."""
+    _, processor, case = put_together("idefics2")
+    images = [*tiny.images("landscape", 1), *tiny.images("portrait", 1)]
+    seen: list[Image.Image] = []
+    real = processor.image_processor
+
+    class Spy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def __call__(self, images: Any, **options: Any) -> Any:
+            seen.extend(images[0] if isinstance(images[0], list) else images)
+            return real(images, **options)
+
+    processor.image_processor = Spy()
+    inputs_of(processor, case, images, None)
+    assert [image.size for image in seen] == [image.size for image in images]
+    assert not any(copy is image for copy in seen for image in images)
