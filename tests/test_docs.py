@@ -20,6 +20,7 @@ from attnlens.adapters.explain import models_in
 from attnlens.adapters.library import find
 from attnlens.adapters.schema import AdapterSpec, GridSpec, Strategy, json_schema
 from attnlens.conformance import CHECKS
+from attnlens.conformance.types import image_text_types, question_answerers
 from attnlens.evaluate.markdown import markdown
 from attnlens.recipes import names
 
@@ -72,6 +73,12 @@ def test_the_readme_s_python_runs_and_saves_the_picture(tmp_path, monkeypatch):
     assert len(code.strip().splitlines()) <= 8
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "out.png").stat().st_size > 10_000
+
+
+def test_the_readme_counts_the_model_types_right():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    counted = f"{len(image_text_types())} image-text-to-text model types; {len(question_answerers())} of them answer"
+    assert counted in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from attnlens.lens.joining import features_of
 from attnlens.lens.layouts import Processed, layout_of
 from attnlens.lens.lens import Lens
 from attnlens.lens.loading import load_config
+from attnlens.lens.processors import load_processor
 
 _GRID_CHECKS = ("tokens", "places", "canvas")
 _WAYS: tuple[dict[str, Any], ...] = (
@@ -67,7 +68,7 @@ class Draft:
             self.origin,
             f"Drafted by attnlens {attnlens.__version__} for transformers {transformers.__version__}, on a tiny random "
             f"model. Proved there: {', '.join(passed)}.{failing} Prove it on the checkpoint: attnlens adapters check "
-            "MODEL --adapter THIS_FILE. The prompt is guessed to be the processor's own chat template.",
+            "MODEL --adapter THIS_FILE.",
         )
 
 
@@ -80,7 +81,8 @@ def draft(name: str | Path, *, hidden: str | None = None, trust_remote_code: boo
     if not Path(name).exists() and str(name) in CONFIG_MAPPING:
         return _drafted(str(name), tiny_config(str(name)), hidden)
     config = load_config(name, trust_remote_code=trust_remote_code)
-    return _drafted(config.model_type, tiny_like(config), hidden)
+    found = _drafted(config.model_type, tiny_like(config), hidden)
+    return _with_prompt(found, load_processor(name, trust_remote_code=trust_remote_code))
 
 
 def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> Draft:
@@ -89,17 +91,35 @@ def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> D
     except Exception as error:
         raise AttnLensError(
             f"No tiny model of the type {model_type!r} could be made ({type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}). Write the adapter by hand, with what it needs under tiny: config."
+            f"{(str(error).splitlines() or [''])[0]}). Write the adapter by hand, and what the config lacks under tiny."
         ) from error
     image_token_id, where = _image_token(config)
     facts: Facts = {"model_types": [model_type], "image_token_id": image_token_id}
-    origin = {"model_types": "the config's model_type", "image_token_id": where}
+    origin = {
+        "model_types": "the config's model_type",
+        "image_token_id": where,
+        "prompt": "guessed: the processor's own chat template",
+    }
     if (attention := attention_path(model)) is not None:
         facts["language_model"] = {"attention": attention}
     facts, origin["grid"] = _with_grid(model, model_type, facts, hidden)
     if "connector" in facts:
         origin["connector"] = "inferred: attention whose rows sum to 1, and whose keys are others than its queries"
     return _with_language_model(model, model_type, facts, origin)
+
+
+def _with_prompt(found: Draft, processor: Any) -> Draft:
+    """The processor's chat template, or where it has none the shortest prompt that names what must be in it."""
+    if getattr(processor, "chat_template", None):
+        return found
+    said = "Question: {question} Answer:" if found.spec.prompt.prepended else "{images}\nQuestion: {question} Answer:"
+    token = getattr(processor, "image_token", None)
+    prompt = found.spec.prompt.model_dump(exclude_unset=True) | {"template": said}
+    if token and not found.spec.prompt.prepended:
+        prompt["image"] = str(getattr(token, "content", token))
+    facts = found.spec.model_dump(exclude_unset=True) | {"prompt": prompt}
+    origin = {**found.origin, "prompt": "guessed: the processor has no chat template; put in the model's own prompt"}
+    return replace(found, spec=_spec(facts), origin=origin)
 
 
 def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) -> tuple[Facts, str]:
@@ -110,13 +130,12 @@ def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) ->
     ordered = sorted(hypotheses(model.config, hidden), key=lambda one: one[0]["grid"]["kind"] != first)
     tried, nearest = 0, (-1.0, "none of them could be laid over the image")
     for guess, like in _different(model, model_type, ordered):
-        known = facts | {key: value for key, value in guess.items() if value}
-        if guess["grid"]["kind"] == "latents" and connector is None:
+        prompt = {"prompt": {"template": "chat", **guess["prompt"]}}
+        known = facts | {key: value for key, value in guess.items() if value} | prompt
+        if (needed := {"latents": connector, "cross": crossing}.get(guess["grid"]["kind"], "")) is None:
             continue
-        if guess["grid"]["kind"] == "latents":
-            known["connector"] = {"attention": connector}
-        elif guess["grid"]["kind"] == "cross":
-            known["language_model"] = {"attention": crossing}
+        if needed:
+            known |= {"connector" if guess["grid"]["kind"] == "latents" else "language_model": {"attention": needed}}
         tried += 1
         found = _try(model, model_type, known, _GRID_CHECKS)
         if all(finding.passed is not False for finding in found):

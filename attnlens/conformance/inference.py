@@ -15,6 +15,10 @@ from attnlens.adapters.schema import PromptSpec
 from attnlens.lens.attention import implementation
 from attnlens.lens.joining import features_of
 
+_QUESTION = {  # for connectors that read the question, too
+    "qformer_input_ids": torch.ones(1, 4, dtype=torch.long),
+    "qformer_attention_mask": torch.ones(1, 4, dtype=torch.long),
+}
 _SELF = re.compile(r".*\.\d+\.(self_attn|self_attention|attention)")
 _CROSSING = re.compile(r".*\.\d+\.(cross_attn|cross_attention|crossattention)")
 
@@ -62,7 +66,8 @@ def connector_path(model: Any, image_processor: Any, picture: Any) -> str | None
                 made = image_processor([[picture]] if nested else [picture], return_tensors="pt")
                 features = features_of(made, PromptSpec(image_axis=nested))
                 accepted = inspect.signature(model.get_image_features).parameters
-                model.get_image_features(**{key: value for key, value in features.items() if key in accepted})
+                given = features | _QUESTION
+                model.get_image_features(**{key: value for key, value in given.items() if key in accepted})
             except Exception:  # noqa: BLE001 - a model may want its pixels in any other way
                 continue
     return re.sub(r"\.\d+(?=\.|$)", ".*", seen[-1]) if seen else None

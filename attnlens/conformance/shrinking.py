@@ -32,6 +32,7 @@ _SET: tuple[tuple[str, int], ...] = (
     (r".*(hidden_size.*|hidden_dim|embed_dim|proj_dim|projection_dim|d_model|_in_dim|_out_dim|output_dim)", WIDTH),
     (r".*(input_dim|_input_size|projector_.*_size|output_channels|downsample_channels)|image_text_hidden_size", WIDTH),
     (r"image_seq_length|num_image_tokens|.*soft_tokens_per_image", SIDE * SIDE),
+    (r".*vocab_size.*", VOCABULARY),
     (r"mm_tokens_per_image", (SIDE // 2) ** 2),  # so that something is pooled
 )
 # Of these, what the original has is enough where it is less.
@@ -42,9 +43,10 @@ _AT_MOST: tuple[tuple[str, int], ...] = (
     (r".*experts", 4),
     (r"num_query_tokens|.*n_latents|latent_query_num|.*num_latents", 8),
     (r"ssm_state_size", 16),
-    (r"sliding_window(_size)?|attention_chunk_size|base_channels", 32),
+    (r"sliding_window(_size)?", 52),  # back over the question of the checks, to a part of the image
+    (r"attention_chunk_size|base_channels", 32),
     (r"latent_channels", WIDTH),
-    (r".*vocab_size.*|codebook_size|num_embeddings", VOCABULARY),
+    (r"codebook_size|num_embeddings", VOCABULARY),
     (r"max_(source_)?positions?(_embeddings)?|position_embedding_size", 2048),
 )
 _FEATURE_LAYER = re.compile(r".*vision.*_layers?")

@@ -1,4 +1,4 @@
-"""Claims about the checks: they pass for what is true, on every kind of grid and strategy, and each of them can fail."""
+"""Claims about the checks: they pass for what is true, for every kind of grid and strategy, and each can fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnlens import adapters
 from attnlens.adapters.explain import models_in
 from attnlens.adapters.schema import AdapterSpec, GridSpec
 from attnlens.conformance import CHECKS, check_all, check_model, check_tiny
-from attnlens.conformance.checks import findings
+from attnlens.conformance.checks import QUESTION, findings
 from attnlens.conformance.report import sample_images, tiny_lens
 from attnlens.conformance.table import document, markdown, read
 from attnlens.conformance.types import NOT_ASKED, image_text_types, question_answerers
@@ -62,6 +62,17 @@ def test_the_checks_pass_for_one_type_of_each_grid_and_strategy(model_type):
     assert [finding for finding in report.findings if finding.passed is False] == []
     assert (report.grid, report.strategy) == ONE_OF_EACH[model_type]
     assert {finding.check for finding in report.findings} == set(CHECKS)
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "exaone4_5"])
+def test_sliding_layers_are_checked_where_they_see_a_part_of_the_image(model_type):
+    lens = tiny_lens(model_type, adapters.for_model_type(model_type))
+    trace = lens.read(sample_images()[0]).trace(QUESTION)
+    kinds = lens.model.config.get_text_config().layer_types
+    for layer, weights in zip(trace.layers, trace.attention, strict=True):
+        seen = weights.max(axis=0) > 0
+        assert seen.any()
+        assert seen.all() == (kinds[layer] == "full_attention")
 
 
 def test_every_grid_kind_has_its_type_among_the_fast_ones():
