@@ -43,7 +43,7 @@ _AT_MOST: tuple[tuple[str, int], ...] = (
     (r".*experts", 4),
     (r"num_query_tokens|.*n_latents|latent_query_num|.*num_latents", 8),
     (r"ssm_state_size", 16),
-    (r"sliding_window(_size)?", 52),  # back over the question of the checks, to a part of the image
+    (r"sliding_window(_size)?", 44),  # back over the question of the checks, to a part of the image
     (r"attention_chunk_size|base_channels", 32),
     (r"latent_channels", WIDTH),
     (r"codebook_size|num_embeddings", VOCABULARY),
