@@ -26,6 +26,7 @@ class PreparedImage:
 
     image: Image.Image
     features: dict[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
     bare: bool = False  # whether the image processor hands back nothing but the pixels
 
 
@@ -91,13 +92,18 @@ class Prompter:
         return Prompt(ids, extras, tuple(images), side, keys, positions, self._spec.prompt)
 
     def layouts(self, images: Sequence[PreparedImage]) -> tuple[Layout, ...]:
-        """Where the tokens of images that a prompt was made for lie, as the model gets them: padded to one size."""
-        features = [one.features for one in images]
-        if self._spec.grid.kind == "latents":  # a connector numbers its keys on the padded canvas
-            features = apart(features, self._spec.prompt)
-        made = (self._processor.image_processor, self._model.config)
-        pairs = zip(images, features, strict=True)
-        return tuple(layout_of(self._spec.grid, Processed(one.image.size, own, *made)) for one, own in pairs)
+        """Where the tokens of images that a prompt was made for lie."""
+        if self._spec.grid.kind == "latents" and len(images) > 1:
+            # A connector numbers its keys on the canvas that all images are padded to.
+            features = apart([one.features for one in images], self._spec.prompt)
+            return tuple(self._layout(one, own) for one, own in zip(images, features, strict=True))
+        for one in images:
+            one.layout = one.layout or self._layout(one, one.features)
+        return tuple(one.layout for one in images if one.layout is not None)
+
+    def _layout(self, image: PreparedImage, features: dict[str, Any]) -> Layout:
+        size, config = image.image.size, self._model.config
+        return layout_of(self._spec.grid, Processed(size, features, self._processor.image_processor, config))
 
     def _checked(self, question: str) -> str:
         if not isinstance(question, str) or not question.strip():
