@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from attnlens.cli_options import Adapter
+from attnlens.cli_options import Adapter, Device
 from attnlens.cli_output import print_json, short_path
 from attnlens.errors import AttnLensError
 
@@ -112,6 +112,7 @@ def check_adapter(
         int, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --all: types checked at a time.")
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    device: Device = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
     ] = False,
@@ -120,7 +121,8 @@ def check_adapter(
 
     Rows of attention and their gradients against one full eager pass, image tokens against the grid, painted patches
     against the pixels that each token sees, two images, a crop added to a reading, and answers against the model's
-    own generate. A checkpoint is checked with its own processor; a tiny model with its type's image processor.
+    own generate. A checkpoint is loaded in float32 and checked with its own processor; a tiny model with its type's
+    image processor.
 
     [bold]attnlens adapters check pocket/llava[/]
     [bold]attnlens adapters check my/model --adapter my_model.yaml[/]
@@ -130,7 +132,7 @@ def check_adapter(
     if every != (model is None) or (every and not tiny):
         raise AttnLensError("Name one MODEL to check, or give --tiny --all for every model type.")
     if model is not None:
-        reports = [_one(model, adapter, tiny, trust_remote_code)]
+        reports = [_one(model, adapter, tiny, device, trust_remote_code)]
     else:
         reports = _every(adapter, jobs)
     if as_json:
@@ -188,7 +190,7 @@ def draft_adapter(
         raise typer.Exit(1)
 
 
-def _one(model: str, adapter: str | None, tiny: bool, trust_remote_code: bool) -> Report:
+def _one(model: str, adapter: str | None, tiny: bool, device: str | None, trust_remote_code: bool) -> Report:
     with Console(stderr=True).status(f"Checking {model} ..."):
         from transformers.utils import logging
 
@@ -197,7 +199,7 @@ def _one(model: str, adapter: str | None, tiny: bool, trust_remote_code: bool) -
         logging.disable_progress_bar()
         if tiny:
             return check_tiny(model, adapter)
-        return check_model(model, adapter, trust_remote_code=trust_remote_code)
+        return check_model(model, adapter, device=device, trust_remote_code=trust_remote_code)
 
 
 def _every(adapter: str | None, jobs: int) -> list[Report]:

@@ -278,6 +278,50 @@ def test_adapters_show_prints_a_broken_file_and_says_what_is_wrong(tmp_path):
     assert "grid: missing" in done.stderr
 
 
+def test_adapters_schema_prints_the_schema_that_editors_are_given():
+    assert json.loads(run("adapters", "schema").stdout) == json.loads((ROOT / "adapters" / "schema.json").read_text())
+
+
+def test_adapters_check_prints_each_check_and_its_json_is_what_the_table_is_made_of(tmp_path):
+    done = run("adapters", "check", "llava", "--tiny")
+    assert done.exit_code == 0, done.output
+    for said in ("llava with the adapter llava", "rows", "places", "answer", "ok"):
+        assert said in done.stdout
+    assert "FAILS" not in done.stdout
+    told = run("adapters", "check", "llava", "--tiny", "--json")
+    assert told.exit_code == 0, told.output
+    (report,) = json.loads(told.stdout)["reports"]
+    assert report["passed"]
+    (tmp_path / "checks.json").write_text(told.stdout)
+    page = run("adapters", "table", tmp_path / "checks.json")
+    assert page.exit_code == 0, page.output
+    assert "1 of 1 question-answering model types pass" in page.stdout
+    assert "| `llava` | llava | square |" in page.stdout
+
+
+def test_adapters_check_fails_with_exit_code_1_where_something_is_not_true(tmp_path):
+    (tmp_path / "mine.yaml").write_text("model_types: [internvl]\ngrid: {kind: tiles, thumbnail: first, merge: 2}\n")
+    for more in ((), ("--json",), ("--all",)):
+        model = [] if "--all" in more else ["internvl"]
+        done = run("adapters", "check", *model, "--tiny", "--adapter", tmp_path / "mine.yaml", *more)
+        assert done.exit_code == 1, done.output
+        assert "cell (0, 0)" in done.stdout
+        assert "Traceback" not in done.output
+
+
+def test_adapters_draft_writes_a_file_that_passes_and_leaves_one_that_is_there(tmp_path):
+    path = tmp_path / "mine.yaml"
+    done = run("adapters", "draft", "vipllava", "--hide", "vipllava", "--out", path)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == ""
+    assert run("adapters", "check", "vipllava", "--tiny", "--adapter", path).exit_code == 0
+    text = path.read_text()
+    again = run("adapters", "draft", "vipllava", "--out", path)
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    assert path.read_text() == text
+
+
 def test_recipes_list_says_what_each_does():
     done = run("recipes", "list")
     for name in ("none", "human", "rel-att", "grad-att", "pure-grad", "rel-att-high"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from attnlens.adapters.grids import GridSpec
 from attnlens.adapters.strict import FromConfig, FromTokenizer, Strict
@@ -126,6 +126,14 @@ class AdapterSpec(Strict):
     defaults: Defaults = Defaults()
     tiny: TinySpec = TinySpec()
     name: str = Field(default="", description="filled in by the library: the file's stem")
+
+    @model_validator(mode="after")
+    def _latents_have_a_connector(self) -> AdapterSpec:
+        if self.grid.kind == "latents" and self.connector is None:
+            raise ValueError(
+                "latents have no place of their own: name the connector's attention (connector: attention)"
+            )
+        return self
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> AdapterSpec:

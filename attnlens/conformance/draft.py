@@ -140,7 +140,7 @@ def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) ->
         found = _try(model, model_type, known, _GRID_CHECKS)
         if all(finding.passed is not False for finding in found):
             proved = "; ".join(f"{finding.check}: {finding.detail}" for finding in found)
-            return known, f"tried: of {tried} different grids this one, {like}, fits: {proved}"
+            return known, f"tried: grid number {tried} of those that can be laid out, {like}, fits: {proved}"
         score = sum(bool(finding.passed) for finding in found)
         if score > nearest[0]:
             nearest = (score, f"the nearest was {json.dumps(guess['grid'])}, {_failures(found)}")
@@ -155,7 +155,7 @@ def _different(model: Any, model_type: str, guesses: Iterable[tuple[Facts, str]]
     picture, seen = sample_images()[0], set()
     for guess, like in guesses:
         try:
-            spec = _spec({"model_types": [model_type], **guess})
+            spec = _spec({"model_types": [model_type], "connector": {"attention": "any"}, **guess})
             processor = tiny_image_processor(model_type, model.config, None, spec.tiny.images)
             alone = [[picture]] if spec.prompt.image_axis == 1 else [picture]
             features = features_of(processor(alone, return_tensors="pt"), spec.prompt)

@@ -66,10 +66,19 @@ def check_tiny(model_type: str, adapter: str | Path | AdapterSpec | None = None)
 
 
 def check_model(
-    name: str | Path, adapter: str | Path | AdapterSpec | None = None, *, trust_remote_code: bool = False
+    name: str | Path,
+    adapter: str | Path | AdapterSpec | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
 ) -> Report:
-    """The checks on a checkpoint: a bundled model, a folder or a Hugging Face id, with its own processor."""
-    lens = load(name, adapter=adapter, trust_remote_code=trust_remote_code)
+    """The checks on a checkpoint: a bundled model, a folder or a Hugging Face id, with its own processor.
+
+    In float32 whatever the checkpoint's own `dtype`: with less precision two ways to compute the same differ by more
+    than the checks allow.
+    """
+    lens = load(name, adapter=adapter, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     return _report(lens.spec, lens.model.config.model_type, lambda: lens)
 
 

@@ -29,6 +29,7 @@ from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
 from attnlens.lens.prompts import PreparedImage, Prompt
 from attnlens.lens.trace import Array, Trace
+from attnlens.lens.values import ValueSimilarity, cosines, words_in
 from attnlens.lens.weights import array, keys_of, patches_of, rows_at
 
 if TYPE_CHECKING:
@@ -108,6 +109,34 @@ class Reading:
                 tokens, log_prob = lens.generator.decode(asked.prompt, asked.positions, cache, max_new_tokens)
         text = self.lens.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
+
+    def next_token(self, question: str) -> Array:
+        """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
+        lens, asked = self.lens, self._ask(question)
+        last = asked.prompt.length - 1
+        with torch.no_grad():
+            if asked.cache is None:
+                logits = lens.model(**self.inputs(asked.prompt)).logits
+            else:
+                cache = branch(asked.cache)
+                inputs = lens.generator.chunk(asked.prompt, asked.positions, last, last + 1, cache)
+                logits = lens.generator.model(**inputs).logits
+        lens.meter.forward()
+        return array(logits[0, -1].float().log_softmax(-1))
+
+    def value_similarity(self, question: str, words: str) -> ValueSimilarity:
+        """How like the cached values of `words`, a part of `question`, are to those of every token of the prompt.
+
+        The cache is that of the question's tail on the images already read: no pass is added to what an answer needs.
+        """
+        lens, asked = self.lens, self._ask(question)
+        if asked.cache is None:
+            raise AttnLensError(
+                f"{type(lens.model).__name__} leaves no KV cache whose values could be read. Use a map of attention."
+            )
+        at = words_in(asked.prompt, lens.tokenizer, words)
+        found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
+        return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
 
     def zoom(self, box: Sequence[float]) -> Reading:
         """A reading of these images and, after them, the crop `box` of the first: only the crop is new work.

@@ -31,6 +31,7 @@ WRONG = {
         "grid.merg: unknown key. Did you mean 'merge'?",
     ),
     "a key of another kind of grid": (BASE + "grid: {kind: square, queries: 32}", "grid.queries: unknown key."),
+    "latents that lead nowhere": (BASE + "grid: {kind: latents}", "name the connector's attention"),
     "two ways of merging": (BASE + "grid: {kind: square, tokens: 256, merge: 2}", "leave merge out"),
     "an unknown kind": (BASE + "grid: {kind: squre}", f"expected kind: {', '.join(map(repr, KINDS))}."),
     "no kind": (BASE + "grid: {merge: 2}", "expected a mapping with the key 'kind'"),

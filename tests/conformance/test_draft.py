@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import CONFIG_MAPPING
 
+import attnlens
 from attnlens import adapters
 from attnlens.conformance import check_tiny
 from attnlens.conformance.draft import Draft, draft
 from attnlens.conformance.tiny import tiny_config
 from attnlens.errors import AttnLensError
+from tests import tiny
 
 TWENTY = (
     *("llava", "paligemma", "gemma3", "janus", "deepseek_vl"),  # square: plain, looking ahead, pooled
@@ -66,24 +68,49 @@ def test_a_draft_says_of_each_fact_whether_it_was_inferred_tried_or_guessed(one:
         assert re.search(SOURCES, lines[before - 1]), f"{lines[number]!r} comes after {lines[before - 1]!r}"
 
 
-def test_the_head_of_a_draft_says_what_was_proved_and_what_was_not_looked_at(one: tuple[str, Draft]) -> None:
+def test_the_head_of_a_draft_says_what_was_proved(one: tuple[str, Draft]) -> None:
     head = " ".join(line.lstrip("# ") for line in one[1].text().splitlines()[1:6])
     for finding in one[1].findings:
         assert (finding.check in head) == (finding.passed is not None)
     assert "attnlens adapters check MODEL --adapter THIS_FILE" in head
-    assert "guessed to be the processor's own chat template" in head
 
 
 def test_a_hidden_adapter_is_not_looked_at() -> None:
     assert "as in llava," not in drafted("llava").origin["grid"]
 
 
-def test_a_draft_is_made_from_the_config_in_a_folder_alone(tmp_path: Path) -> None:
-    tiny_config("vipllava").save_pretrained(tmp_path)
-    found = draft(tmp_path, hidden="vipllava")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint without its weights."""
+    path = tiny.save("llava", tmp_path / "model")
+    for weights in path.glob("*.safetensors"):
+        weights.unlink()
+    return path
+
+
+def test_a_draft_is_made_from_a_folder_without_its_weights(folder: Path) -> None:
+    found = draft(folder, hidden="llava")
     assert found.passed
-    assert found.spec.model_types == ("vipllava",)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (found.spec.model_types, found.spec.grid.kind) == (("llava",), "square")
+    assert found.spec.prompt.template == "chat"
+
+
+def test_without_a_chat_template_a_draft_guesses_a_prompt_that_can_be_asked(folder: Path, tmp_path: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    found = draft(folder, hidden="llava")
+    assert "guessed" in found.origin["prompt"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(found.text())
+    model, processor = tiny.build("llava")
+    processor.chat_template = None
+    lens = attnlens.load(model=model, processor=processor, adapter=path)
+    assert lens.read(tiny.images("square", 1)).trace("what is it?").attention.shape[-1] == 36
+
+
+def test_a_folder_without_a_processor_is_refused(tmp_path: Path) -> None:
+    tiny_config("vipllava").save_pretrained(tmp_path)
+    with pytest.raises(AttnLensError, match="No processor could be loaded"):
+        draft(tmp_path)
 
 
 @pytest.mark.parametrize(

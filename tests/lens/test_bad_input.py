@@ -99,9 +99,14 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused(changes: dict[str, An
 
 
 def test_a_grid_that_the_image_processor_s_output_does_not_fit_is_refused() -> None:
-    thw = {"kind": "thw", "merge": 2, "patch": 14, "key": "image_grid_thw"}
-    with pytest.raises(AttnLensError, match="image_grid_thw"):
-        lens_of(spec(grid=thw)).read(tiny.images("square", 1)[0]).trace(QUESTION)
+    misspelt = {"kind": "square", "key": "pixel_value"}
+    with pytest.raises(AttnLensError, match="pixel_value'"):
+        lens_of(spec(grid=misspelt)).read(tiny.images("square", 1)[0])
+
+
+def test_a_grid_kind_that_the_image_processor_s_steps_do_not_fit_is_refused() -> None:
+    with pytest.raises(AttnLensError, match="do_center_crop.*choose another grid kind"):
+        lens_of(spec(grid={"kind": "thw", "merge": 2, "patch": 14})).read(tiny.images("square", 1)[0])
 
 
 def test_a_grid_with_another_number_of_cells_than_the_prompt_has_image_tokens_is_refused() -> None:
