@@ -54,9 +54,10 @@ def show_adapter(
     from rich.syntax import Syntax
 
     from attnlens.adapters import library, safeyaml
+    from attnlens.adapters.rendering import with_header
 
     path = library.path_of(name)
-    text = safeyaml.read_text(path)
+    text = with_header(safeyaml.read_text(path))
     console = Console()
     if console.is_terminal:
         console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))

@@ -11,6 +11,7 @@ from attnlens.adapters.library import schema_path
 from attnlens.adapters.schema import AdapterSpec
 
 WIDTH = 110
+_HEADER = "# yaml-language-server: $schema="
 _ORDER = ("model_types", "grid", "prompt", "language_model", "connector", "image_token_id", "defaults", "tiny")
 
 
@@ -32,6 +33,12 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="#   ")
 
 
+def with_header(text: str) -> str:
+    """An adapter's text for a place of its own: the header of a bundled file is true only beside its schema."""
+    first, *rest = text.split("\n", 1)
+    return "\n".join([header(), *rest]) if first.startswith(_HEADER) else text
+
+
 def header() -> str:
     """What makes an editor complete and check an adapter: its first line."""
-    return f"# yaml-language-server: $schema={schema_path()}"
+    return f"{_HEADER}{schema_path()}"

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from attnlens.adapters import library, safeyaml
+from attnlens.adapters.rendering import with_header
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError
 
@@ -56,7 +57,7 @@ def write_defaults(
     """
     target = checked_target(path, force)
     spec = library.find(source)
-    text = _text_of(source)
+    text = with_header(_text_of(source))
     changed = _changed(text, values, " ".join(reason.split()))
     expected = spec.model_copy(update={"defaults": _defaults(spec, values), "name": target.stem})
     part = target.with_name(f".{target.stem}.{os.getpid()}.part")

@@ -28,6 +28,7 @@ from attnlens.conformance.processor import IMAGE_TOKEN, StandInProcessor
 from attnlens.conformance.report import sample_images
 from attnlens.conformance.tiny import tiny_config, tiny_like, tiny_model
 from attnlens.conformance.tiny_images import tiny_image_processor
+from attnlens.conformance.types import check_asked
 from attnlens.errors import AttnLensError
 from attnlens.lens.joining import features_of
 from attnlens.lens.layouts import Processed, layout_of
@@ -73,14 +74,17 @@ class Draft:
 
 
 def draft(name: str | Path, *, hidden: str | None = None, trust_remote_code: bool = False) -> Draft:
-    """An adapter for a model type, or for the checkpoint in a folder or on the hub, of which the config alone is read.
+    """An adapter for a model type, or for the checkpoint in a folder or on the hub: its config and processor are read.
 
     `hidden`: the name of a known adapter that is not looked at. Raises AttnLensError where no tiny model can be made,
     or where no known grid fits it.
     """
     if not Path(name).exists() and str(name) in CONFIG_MAPPING:
+        check_asked(str(name))
         return _drafted(str(name), tiny_config(str(name)), hidden)
     config = load_config(name, trust_remote_code=trust_remote_code)
+    if config.model_type in CONFIG_MAPPING:
+        check_asked(config.model_type)
     found = _drafted(config.model_type, tiny_like(config), hidden)
     return _with_prompt(found, load_processor(name, trust_remote_code=trust_remote_code))
 

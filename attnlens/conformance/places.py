@@ -23,7 +23,7 @@ from attnlens.lens.lens import Lens
 QUESTION = "What is this?"
 NOTICEABLE = 0.05
 """A token has changed when it moved by this part of the largest move: resizing and convolutions reach on a little."""
-OFF = 0.75
+OFF = 0.45
 """Cells between a painted patch and its place on the canvas: a token may be centred off the middle of its pixels."""
 
 
@@ -55,14 +55,14 @@ def off_canvas(lens: Lens, size: tuple[int, int]) -> tuple[list[str], int]:
     before, grid = reading.canvases()[0], reading.grids[0]
     wrong, cells = [], _probes(grid)
     for row, col in cells:
-        after = lens.read(_painted(blank, _inner(grid.cell(row, col), size))).canvases()[0]
+        after = lens.read(_painted(blank, _quarter(grid.cell(row, col), size))).canvases()[0]
         moved = np.abs(after - before).sum(axis=0)
         if moved.shape != before.shape[1:] or not moved.any():
             wrong.append(f"cell ({row}, {col}): nothing on the canvas changes")
             continue
         seen = [np.average(at, weights=moved) for at in np.mgrid[0 : moved.shape[0], 0 : moved.shape[1]] + 0.5]
         found = [place / side * count for place, side, count in zip(seen, moved.shape, grid.shape, strict=True)]
-        if max(abs(found[0] - row - 0.5), abs(found[1] - col - 0.5)) > OFF:
+        if max(abs(found[0] - row - 0.25), abs(found[1] - col - 0.75)) > OFF:
             wrong.append(
                 f"cell ({row}, {col}): the canvas changes at cell ({found[0] - 0.5:.1f}, {found[1] - 0.5:.1f})"
             )
@@ -111,6 +111,14 @@ def _inner(cell: Box, size: tuple[int, int]) -> Box:
     x1, y1 = int(cell.x1 + cell.width * 0.25), int(cell.y1 + cell.height * 0.25)
     x2, y2 = max(x1 + 1, int(cell.x2 - cell.width * 0.25)), max(y1 + 1, int(cell.y2 - cell.height * 0.25))
     return Box(x1, y1, min(x2, size[0]), min(y2, size[1]))
+
+
+def _quarter(cell: Box, size: tuple[int, int]) -> Box:
+    """The upper right quarter of a cell: an order of values that turns a cell's pixels over moves it."""
+    x1, y1 = int(cell.x1 + cell.width * 0.5), int(cell.y1)
+    return Box(
+        x1, y1, min(max(x1 + 1, int(cell.x2)), size[0]), min(max(y1 + 1, int(cell.y1 + cell.height * 0.5)), size[1])
+    )
 
 
 def _around(grid: Grid, row: int, col: int, margin: int) -> Box:

@@ -23,6 +23,7 @@ from attnlens.conformance.checks import Finding, findings
 from attnlens.conformance.processor import StandInProcessor
 from attnlens.conformance.tiny import tiny_config, tiny_model
 from attnlens.conformance.tiny_images import tiny_image_processor
+from attnlens.conformance.types import check_asked
 from attnlens.errors import AttnLensError
 from attnlens.lens.lens import Lens
 from attnlens.lens.loading import load
@@ -60,7 +61,11 @@ def check_tiny(model_type: str, adapter: str | Path | AdapterSpec | None = None)
 
     A model that cannot be built, or an adapter that does not fit it, is a finding that did not pass.
     """
-    spec = adapters.find(adapter) if adapter is not None else adapters.for_model_type(model_type)
+    try:
+        spec = adapters.find(adapter) if adapter is not None else adapters.for_model_type(model_type)
+    except AttnLensError:
+        check_asked(model_type)  # says more of a type that no adapter could be for
+        raise
     check_type(spec, model_type)
     return _report(spec, model_type, lambda: tiny_lens(model_type, spec))
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from attnlens.conformance.shrinking import shrunk
 from attnlens.conformance.tiny_images import tiny_image_processor
 from attnlens.conformance.towers import timm_stand_ins
-from attnlens.errors import AttnLensError
+from attnlens.conformance.types import check_reads_images
 
 __all__ = ["tiny_config", "tiny_image_processor", "tiny_model"]
 
@@ -28,7 +26,8 @@ def tiny_config(model_type: str, overrides: Mapping[str, Any] | None = None) -> 
 
     An override that names a `model_type` for a part of the model starts from that type's defaults.
     """
-    config_class = _config_class(model_type)
+    check_reads_images(model_type)
+    config_class = CONFIG_MAPPING[model_type]
     overrides = overrides or {}
     settings = config_class().to_dict()
     for key, part_class in config_class.sub_configs.items():
@@ -52,19 +51,6 @@ def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=torch.float32)
         _randomise(model)
     return model.float().eval()
-
-
-def _config_class(model_type: str) -> type[PreTrainedConfig]:
-    types = list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-    if model_type in types:
-        return CONFIG_MAPPING[model_type]
-    near = ", ".join(get_close_matches(model_type, types, n=3, cutoff=0.4)) or "none"
-    if model_type in CONFIG_MAPPING:
-        raise AttnLensError(
-            f"{model_type!r} is no image-text-to-text model of transformers (its config is "
-            f"{CONFIG_MAPPING[model_type].__name__}). Nearest of those that are: {near}."
-        )
-    raise AttnLensError(f"transformers knows no model type {model_type!r}. Nearest image-text-to-text types: {near}.")
 
 
 def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
+from attnlens.errors import AttnLensError
+
 NOT_ASKED = {
     "blip": "a captioner; its questions go to another class, BlipForQuestionAnswering",
     "diffusion_gemma": "block diffusion, no autoregressive answer token",
@@ -30,3 +34,29 @@ def image_text_types() -> list[str]:
 def question_answerers() -> list[str]:
     """Those that answer questions: the types that attnlens sets out to cover."""
     return [model_type for model_type in image_text_types() if model_type not in NOT_ASKED]
+
+
+def check_reads_images(model_type: str) -> None:
+    """Raises AttnLensError for a model type that transformers does not know as one of images and text."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    types = image_text_types()
+    if model_type in types:
+        return
+    near = ", ".join(get_close_matches(model_type, types, n=3, cutoff=0.4)) or "none"
+    if model_type in CONFIG_MAPPING:
+        raise AttnLensError(
+            f"{model_type!r} is no image-text-to-text model of transformers (its config is "
+            f"{CONFIG_MAPPING[model_type].__name__}). Nearest of those that are: {near}."
+        )
+    raise AttnLensError(f"transformers knows no model type {model_type!r}. Nearest image-text-to-text types: {near}.")
+
+
+def check_asked(model_type: str) -> None:
+    """Raises AttnLensError for a model type that answers no questions about pictures, and says why."""
+    check_reads_images(model_type)
+    if model_type in NOT_ASKED:
+        raise AttnLensError(
+            f"The model type {model_type!r} takes no free question about a picture: {NOT_ASKED[model_type]}. "
+            "attnlens reads question answerers; see the page of supported models."
+        )

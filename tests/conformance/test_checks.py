@@ -140,6 +140,10 @@ def test_a_shared_prefix_fails_where_the_prefix_looks_ahead():
     assert {"rows", "gradients", "two images"} <= found
 
 
+def test_patches_in_another_order_fail_on_the_canvas_although_the_tokens_are_right():
+    assert failed(changed("hunyuan_vl", grid={"blocks": True}), "hunyuan_vl") == {"canvas"}
+
+
 def test_a_thumbnail_on_the_wrong_side_fails_on_places_although_the_number_of_tokens_is_right():
     found = failed(changed("internvl", grid={"thumbnail": "first"}), "internvl")
     assert "places" in found
