@@ -265,8 +265,12 @@ def test_adapters_list_names_every_adapter_and_a_broken_one_does_not_stop_it(tmp
         assert expected in done.stdout
 
 
-def test_adapters_show_prints_the_file_as_it_is():
-    assert run("adapters", "show", "llava").stdout == (ROOT / "adapters" / "llava.yaml").read_text()
+def test_adapters_show_prints_the_file_with_a_header_that_is_true_anywhere():
+    first, rest = (ROOT / "adapters" / "llava.yaml").read_text().split("\n", 1)
+    shown, same = run("adapters", "show", "llava").stdout.split("\n", 1)
+    assert same == rest
+    assert first.endswith("$schema=schema.json")
+    assert Path(shown.partition("$schema=")[2]) == ROOT / "adapters" / "schema.json"
 
 
 def test_adapters_show_prints_a_broken_file_and_says_what_is_wrong(tmp_path):

@@ -11,6 +11,8 @@ from attnlens.lens.reading import Reading
 
 EXISTENCE = "Is there a {target} in the image?"
 """The paper's question, whose cache is read."""
+FLOOR = 1e-12
+"""Of a word's relevance, where its cosines with an image token are 0 or less."""
 LAST_LAYERS = 0.5
 """The part of the layers, from the last back, where an adapter names none: the paper's transfer rule says 25 to 60%."""
 
@@ -57,8 +59,9 @@ def relevance(cosines: Array, words: tuple[int, ...], columns: list[int]) -> Arr
     own[:, range(len(words)), list(words)] = 1
     rows = (cosines + own) / 2
     rows /= rows.sum(axis=-1, keepdims=True)
-    maps = rows[..., columns].sum(axis=0)
-    logarithms = np.log(np.maximum(maps / maps.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)).sum(axis=0)
+    # A word that is like no image token at all says nothing, instead of silencing the others.
+    maps = np.maximum(rows[..., columns].sum(axis=0), FLOOR)
+    logarithms = np.log(maps / maps.sum(axis=-1, keepdims=True)).sum(axis=0)
     product = np.exp(logarithms - logarithms.max())
     return product / product.sum()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnlens import adapters
+from attnlens.adapters.library import schema_path
 from attnlens.adapters.writing import write_defaults
 from attnlens.errors import AttnLensError
 
@@ -56,8 +57,10 @@ def test_the_defaults_change_and_nothing_else_does(form, tmp_path):
 def test_every_line_of_a_bundled_adapter_but_those_of_the_defaults_stays(name, tmp_path):
     values = {"layer": 2, "layers": 4, "connector_layer": 1}
     write_defaults(name, tmp_path / "mine.yaml", values, "measured")
-    source = adapters.available()[name].read_text().splitlines()
+    first, *source = adapters.available()[name].read_text().splitlines()
+    assert first == "# yaml-language-server: $schema=schema.json"  # true beside the schema only
     expected = [line for line in source if line.split(":")[0].strip() not in values]
+    expected.append(f"# yaml-language-server: $schema={schema_path()}")
     added = ["  layer: 2    # measured", "  layers: 4", "  connector_layer: 1"]
     assert sorted((tmp_path / "mine.yaml").read_text().splitlines()) == sorted([*expected, *added])
 
