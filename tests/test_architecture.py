@@ -21,7 +21,7 @@ FLOORS = [
     {"images"},
     {"importance", "adapters"},
     {"lens", "pocket"},
-    {"maps", "answers", "boxes"},
+    {"maps", "answers", "boxes", "croppers"},
     {"recipes", "conformance"},
     {"evaluate", "attribution", "show"},
     {"attnlens"},

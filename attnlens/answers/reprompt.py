@@ -28,6 +28,16 @@ def replace(reading: Reading, boxes: Sequence[Box], question: str, max_new_token
     return reading.lens.read(crops).answer(question, max_new_tokens)
 
 
+def union(reading: Reading, boxes: Sequence[Box], question: str, max_new_tokens: int = 20) -> Answer:
+    """The answer to the smallest box around all of `boxes` instead of the image (FOCUS and ZoomEye on models with one
+    global view). No box: to the image."""
+    if not boxes:
+        return reading.answer(question, max_new_tokens)
+    edges = list(zip(*boxes, strict=True))
+    around = Box(min(edges[0]), min(edges[1]), max(edges[2]), max(edges[3]))
+    return replace(reading, [around], question, max_new_tokens)
+
+
 def alone(reading: Reading, boxes: Sequence[Box], question: str, max_new_tokens: int = 20) -> Answer:
     """The answer to the image alone, whatever the boxes."""
     return reading.answer(question, max_new_tokens)

@@ -1,6 +1,8 @@
-"""From an importance map to boxes worth a closer look; boxes are half-open, in original pixels."""
+"""Boxes: the parts of an image that matter, from an importance map or from a model's own confidence."""
 
+from attnlens.boxes import focus, tree
+from attnlens.boxes.proposals import propose
 from attnlens.boxes.search import Found, search
 from attnlens.boxes.tiles import tiles
 
-__all__ = ["Found", "search", "tiles"]
+__all__ = ["Found", "focus", "propose", "search", "tiles", "tree"]

@@ -69,9 +69,13 @@ def ask(
     _check(chosen, recipe, box, options)
     with lens.meter.measure() as stretch:
         reading = lens.read(image)
-        importance = chosen.importance(reading, question, **options)
+        if chosen.look is not None:
+            seen = chosen.look(reading, question, **options)
+            importance, crops = seen.importance, [found.box for found in seen.found if found.confident]
+        else:
+            importance = chosen.importance(reading, question, **options)
+            crops = _crops(chosen, lens, importance, box, reading.image.size)
         first = reading.answer(question, max_new_tokens)
-        crops = _crops(chosen, lens, importance, box, reading.image.size)
         again = chosen.answer(reading, crops, question, max_new_tokens) if crops else first
     return Result(question, reading.image, again.text, first.text, crops, importance, stretch.cost)
 
@@ -81,15 +85,15 @@ def _check(chosen: Recipe, recipe: object, box: Sequence[float] | None, options:
         raise AttnLensError(f"The recipe {recipe!r} searches for no box itself. Give box=(x1, y1, x2, y2) in pixels.")
     if box is not None and not chosen.needs_box:
         raise AttnLensError(f"The recipe {recipe!r} takes no box, but got {tuple(box)}. Use recipe='human' for a box.")
-    if options and chosen.map is None:
+    stage = chosen.look or chosen.map
+    if options and stage is None:
         raise AttnLensError(f"The recipe {recipe!r} makes no map, so it has no use for {', '.join(options)}.")
-    if chosen.map is not None:
-        known = signature(chosen.map).parameters
+    if stage is not None:
+        known = signature(stage).parameters
         unknown = [name for name in options if name not in known]
         if unknown:
             raise AttnLensError(
-                f"The map of the recipe {recipe!r} has no option {', '.join(unknown)}. Expected: "
-                f"{', '.join(list(known)[2:])}."
+                f"The recipe {recipe!r} has no option {', '.join(unknown)}. Expected: {', '.join(list(known)[2:])}."
             )
 
 

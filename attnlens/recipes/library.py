@@ -13,6 +13,7 @@ from attnlens import answers, boxes, maps
 from attnlens.adapters.explain import explain
 from attnlens.adapters.safeyaml import load as load_yaml
 from attnlens.errors import AttnLensError
+from attnlens.recipes import focus, zoomeye
 from attnlens.recipes.recipe import AnswerStage, MapStage, Recipe
 
 HIGH_RESOLUTION_TILE = 1024
@@ -40,6 +41,14 @@ _RECIPES: dict[str, tuple[Recipe, str]] = {
     "none": (Recipe(answer=answers.alone), "the image alone, no crop"),
     "human": (Recipe(answer=answers.append), "a box you give, as the smallest square that covers it, appended"),
     **{name: (_vicrop(name), f"ViCrop: {text}") for name, (_, text) in _SHORT.items()},
+    "focus": (
+        Recipe(look=focus.look, answer=answers.union),
+        "FOCUS: cached values, regions, a yes or no about each; the best crop instead of the image; no gradient",
+    ),
+    "zoomeye": (
+        Recipe(look=zoomeye.look, answer=answers.union),
+        "ZoomEye: a tree of crops searched by the model's own yes and no; the crop instead of the image; no map",
+    ),
     **{
         f"{name}-high": (_vicrop(name, HIGH_RESOLUTION_TILE), f"{name} on tiles of {HIGH_RESOLUTION_TILE} px")
         for name in _SHORT

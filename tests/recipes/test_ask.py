@@ -31,9 +31,12 @@ def image() -> Image.Image:
 
 
 @pytest.mark.parametrize("name", [n for n in recipes.names() if n != "human"])
-def test_every_bundled_recipe_answers(lens: Any, image: Image.Image, name: str) -> None:
+def test_every_bundled_recipe_answers(
+    lens: Any, image: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnlens.answers.verifier.LEAST", 0.0)  # a random model says yes to nothing
     result = attnlens.ask(lens, image, QUESTION, recipe=name, max_new_tokens=3)
-    assert (result.importance is None) == (name == "none")
+    assert (result.importance is None) == (name in ("none", "zoomeye"))
     assert len(result.boxes) <= 1
     assert result.cost.seconds > 0
 

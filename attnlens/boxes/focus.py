@@ -1,0 +1,106 @@
+"""The settings of FOCUS for a model family (arXiv 2506.21710, tables 7 and 12), and its rules for other models.
+
+>>> preset = PRESETS["llava-1.5"]
+>>> propose(relevance, **preset.proposing(steps=8))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Grid, is_count
+
+FEW_STEPS = 4
+"""With fewer questions than this, FOCUS starts from `few_anchors`."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of FOCUS for one model family; contradictory ones raise AttnLensError.
+
+    `layers`: (first, end), half-open, 0-based, of the layers whose values make the relevance map. `anchors`,
+    `few_anchors`, `smallest`, `largest`, `distance`, `threshold`, `iou`: see `propose`. `keep`: the confidence from
+    which a region counts as one of several targets (type 2). `apart`: how far apart, in original pixels, two targets
+    have to be to be pasted on a canvas instead of cropped together; None for models that get every crop by itself.
+    """
+
+    layers: tuple[int, int]
+    anchors: int = 30
+    few_anchors: int = 30
+    smallest: int = 3
+    largest: int = 5
+    distance: float = 2
+    threshold: float = 0.5
+    iou: float = 0.3
+    keep: float = 0.6
+    apart: float | None = 1200
+
+    def __post_init__(self) -> None:
+        first, end = self.layers
+        if not 0 <= first < end:
+            raise AttnLensError(f"layers is {self.layers!r}; expected (first, end) with 0 <= first < end, 0-based.")
+        if not self.smallest <= self.largest:
+            raise AttnLensError(
+                f"The smallest region has {self.smallest} cells on a side, the largest {self.largest}. "
+                "Expected smallest <= largest."
+            )
+        if not 0 < self.few_anchors <= self.anchors:
+            raise AttnLensError(
+                f"few_anchors is {self.few_anchors} and anchors {self.anchors}; expected 0 < few_anchors <= anchors."
+            )
+        for name in ("threshold", "iou", "keep"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise AttnLensError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to 1.")
+
+    def proposing(self, steps: int = 8) -> dict[str, Any]:
+        """The options of `propose`, where `steps` regions are to be asked about."""
+        if not is_count(steps):
+            raise AttnLensError(f"steps is {steps!r}; expected a whole number of regions to ask about, at least 1.")
+        return {
+            "anchors": self.few_anchors if steps < FEW_STEPS else self.anchors,
+            "smallest": self.smallest,
+            "largest": self.largest,
+            "distance": self.distance,
+            "threshold": self.threshold,
+            "iou": self.iou,
+        }
+
+
+# Layers: the paper's own ablation has "layers 0-32" of a 32-layer model, so its ranges are 0-based and half-open. For
+# LLaVA-OneVision its table says 21..28 and its text 14..28; the table's are the ones under "last 25-60%" by themselves.
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "llava-1.5": Preset((14, 32), few_anchors=15, distance=3),
+        "llava-1.5/vstar": Preset((14, 32), few_anchors=15, distance=2),
+        "llava-onevision": Preset((21, 28), keep=0.5, apart=None),
+        "llava-onevision/vstar": Preset((21, 28), largest=9, keep=0.5, apart=None),
+    }
+)
+"""The paper's table; the names with /vstar are the settings for the V* benchmark where they differ."""
+
+
+def transferred(layer_count: int, grid: Grid, window: float, *, share: float = 0.5) -> Preset:
+    """The settings for a model without a preset of its own, by the paper's transfer rules, on the map of one image.
+
+    The last `share` of the model's `layer_count` layers, rounded up (paper: 25 to 60 %; 56 and 25 % in its presets).
+    The largest region spans one to two times `window`, the vision encoder's base resolution in pixels: of sides 3, 5,
+    7, ... cells of `grid` the one whose span in original pixels comes closest to 1.5 times (the smaller of equals), so
+    that a step of two cells lands inside where any does. It has no more cells than the map's longer side. Everything
+    else is as for LLaVA-1.5.
+    """
+    if not is_count(layer_count):
+        raise AttnLensError(f"layer_count is {layer_count!r}; expected the model's number of layers, at least 1.")
+    if not 0 < share <= 1:
+        raise AttnLensError(f"share is {share!r}; expected a fraction of the layers, above 0, at most 1 (0.25 to 0.6).")
+    if not 0 < window < math.inf:
+        raise AttnLensError(f"window is {window!r}; expected the encoder's base resolution in pixels, above 0.")
+    cell = math.sqrt(math.prod(grid.cell_size))
+    sides = range(3, max(3, *grid.shape) + 1, 2)
+    largest = min(sides, key=lambda side: abs(side * cell - 1.5 * window))
+    first = layer_count - math.ceil(layer_count * share)
+    return Preset((first, layer_count), few_anchors=15, largest=largest)

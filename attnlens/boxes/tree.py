@@ -1,0 +1,305 @@
+"""The tree search of ZoomEye (arXiv 2411.16044): look into the quarter that promises most, until the question is
+answerable there.
+
+Nothing here knows a model: what the search asks is answered by `Confidences`.
+
+>>> root = tree((1344, 1000), input_side=336, depth=2)
+>>> [tuple(child.box) for child in root.children]
+[(0, 0, 672, 500), (672, 0, 1344, 500), (0, 500, 672, 1000), (672, 500, 1344, 1000)]
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations, pairwise, repeat
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from attnlens.boxes.search import Found
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Box, checked_size, is_count
+
+LONG = 2
+"""From this ratio of its sides on, a box is cut into four along the longer one only."""
+
+
+class Confidences(Protocol):
+    """What a model thinks of regions of the image: for each box one number, from -1 (surely no) to 1 (surely yes).
+
+    2 (p(yes) - 1/2), with the softmax over yes and no. `existing`: the target is seen in the region. `latent`: by
+    common sense it could be found by looking closer. `answering`: what is seen there answers the question.
+    """
+
+    def existing(self, boxes: Sequence[Box]) -> Sequence[float]: ...
+
+    def latent(self, boxes: Sequence[Box]) -> Sequence[float]: ...
+
+    def answering(self, boxes: Sequence[Box]) -> Sequence[float]: ...
+
+
+@dataclass(frozen=True)
+class Node:
+    """A region of the image, a box of ints in original pixels, `depth` cuts below the whole, and what it is cut into.
+
+    Iterating gives the node and all below it, children before their parent (post-order).
+    """
+
+    box: Box
+    depth: int = 0
+    children: tuple[Node, ...] = ()
+
+    def __iter__(self) -> Iterator[Node]:
+        yield from chain.from_iterable(self.children)
+        yield self
+
+    @property
+    def deepest(self) -> int:
+        """The depth of the deepest node from here on."""
+        return max((child.deepest for child in self.children), default=self.depth)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of ZoomEye for one model family; contradictory ones raise AttnLensError.
+
+    `input_side`: pixels, the model's input resolution. `bias`: the weight at the root of what is seen against what may
+    be found. `start`, `floor`, `falls`: the answering confidence that ends the search, the least it falls to, and by
+    how much it falls each time (the last fall repeats). `scale`: boxes are enlarged to this many input sides. `depth`,
+    `depth_of_all`: how often an image is cut when one target is looked for, and when all are. `least`: the existing
+    confidence from which a region counts as one of several.
+    """
+
+    input_side: int
+    bias: float
+    start: float = 0.6
+    floor: float = 0.0
+    falls: tuple[float, ...] = (0.1, 0.1, 0.2)
+    scale: float = 1.0
+    depth: int = 5
+    depth_of_all: int = 2
+    least: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not is_count(self.input_side):
+            raise AttnLensError(f"input_side is {self.input_side!r}; expected a whole number of pixels, at least 1.")
+        if not 0 <= self.bias <= 1:
+            raise AttnLensError(f"bias is {self.bias!r}; expected a weight from 0 to 1.")
+        if not -1 <= self.floor <= self.start <= 1:
+            raise AttnLensError(
+                f"The threshold starts at {self.start!r} and falls to {self.floor!r}; expected confidences from -1 to "
+                "1, floor <= start."
+            )
+        if not self.falls or not all(fall >= 0.001 for fall in self.falls):
+            raise AttnLensError(f"falls is {self.falls!r}; expected one or more numbers, at least 0.001 each.")
+        if not 0 < self.scale < math.inf:
+            raise AttnLensError(f"scale is {self.scale!r}; expected a number above 0, 1 for the input side itself.")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The thresholds one after the other, from `start` down to what is not below `floor`."""
+        levels = [self.start]
+        for fall in chain(self.falls, repeat(self.falls[-1])):
+            lower = round(levels[-1] - fall, 9)  # so that falls of 0.1 reach a floor of 0 exactly
+            if lower < self.floor:
+                break
+            levels.append(lower)
+        return tuple(levels)
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "llava-1.5": Preset(336, bias=0.2),
+        "llava-onevision": Preset(384, bias=0.6, scale=1.2),
+        # Side and bias of InternVL2.5 are its tiles' side and the other tiled family's bias: neither is published.
+        "internvl2.5": Preset(448, bias=0.6, start=0.2, floor=-0.2, scale=1.2),
+        "qwen2.5-vl": Preset(448, bias=0.6, start=0.95, falls=(0.05, 0.1, 0.2), scale=1.2),
+    }
+)
+"""The released settings per model family."""
+
+
+def tree(image_size: tuple[int, int], input_side: int, depth: int = 5) -> Node:
+    """The regions of an image of (width, height) that a search may visit, at most `depth` cuts deep.
+
+    A region is cut while its longer side is at least `input_side` pixels and there is a pixel for each part: into 2 x 2
+    parts, or, if one side is at least twice the other, into four along that one. Parts differ by at most a pixel and
+    cover the region exactly.
+    """
+    width, height = checked_size(image_size)
+    if not is_count(input_side):
+        raise AttnLensError(f"input_side is {input_side!r}; expected the model's input resolution in pixels, above 0.")
+    if depth != 0 and not is_count(depth):
+        raise AttnLensError(f"depth is {depth!r}; expected a whole number of cuts, at least 0 (paper: 5).")
+    return _grown(Box(0, 0, width, height), 0, int(input_side), int(depth))
+
+
+def _grown(box: Box, level: int, input_side: int, depth: int) -> Node:
+    parts = _parts(box) if level < depth and max(box.width, box.height) >= input_side else []
+    return Node(box, level, tuple(_grown(part, level + 1, input_side, depth) for part in parts))
+
+
+def _parts(box: Box) -> list[Box]:
+    """Four parts of a box, row-major; none where it has too few pixels."""
+    cols, rows = 2, 2
+    if box.height >= LONG * box.width:
+        cols, rows = 1, 4
+    elif box.width >= LONG * box.height:
+        cols, rows = 4, 1
+    if box.width < cols or box.height < rows:
+        return []
+    x = [int(box.x1 + box.width * i // cols) for i in range(cols + 1)]
+    y = [int(box.y1 + box.height * i // rows) for i in range(rows + 1)]
+    return [Box(x1, y1, x2, y2) for y1, y2 in pairwise(y) for x1, x2 in pairwise(x)]
+
+
+def weight(depth: int, deepest: int, bias: float) -> float:
+    """w(d) = bias + (1 - bias) d^2 / D^2, what is seen against what may be found: `bias` at the root, 1 at the bottom.
+
+    A tree of one node (D = 0) has only a root.
+    """
+    return bias + (1 - bias) * (depth / deepest) ** 2 if deepest else bias
+
+
+def priority(existing: float, latent: float, depth: int, deepest: int, bias: float) -> float:
+    """w(d) existing + (1 - w(d)) latent: how much a region `depth` cuts deep, in a tree of `deepest`, promises.
+
+    As in the released code; a reading of the paper's algorithm 2 has the two weights the other way round.
+    """
+    share = weight(depth, deepest, bias)
+    return share * existing + (1 - share) * latent
+
+
+def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom: bool = False) -> Found:
+    """The region of the tree `root` in which the question is answerable: best-first search (type 1).
+
+    The region of highest priority is taken next (the first put in of equals), starting with the whole. If its answering
+    confidence is at least the threshold, it is the one; otherwise its parts join the queue, at two questions each.
+    After 3 D regions (D: how deep this tree is), and after every two more, the threshold falls by a level, and the best
+    region so far is taken if it passes (the first of equals). `to_bottom`: nothing is taken, nor given up, before a
+    region that is cut no further has been looked at (for questions with several targets).
+
+    `score` is the answering confidence. Where the threshold would fall below its floor, nothing was found: the whole
+    image, score 0, `confident=False`. When every region has been looked at, the threshold falls to its last level at
+    once. Raises AttnLensError for confidences that are not one number from -1 to 1 for each box.
+    """
+    nothing = Found(root.box, 0.0, False)
+    levels, level = preset.levels, 0
+    deepest, seen, reached = root.deepest, 0, False
+    queue: list[tuple[float, int, Node]] = [(0.0, 0, root)]
+    put_in = 1
+    best, highest = root, -math.inf
+    while queue:
+        node = heapq.heappop(queue)[2]
+        (confidence,) = _asked(confidences, "answering", [node.box])
+        if confidence > highest:
+            best, highest = node, confidence
+        seen += 1
+        reached = reached or not node.children
+        free = reached or not to_bottom
+        due = seen >= 3 * deepest and (seen - 3 * deepest) % 2 == 0
+        if due and highest < levels[level]:
+            if level + 1 < len(levels):
+                level += 1
+            elif free:
+                return nothing
+        if free and highest >= levels[level]:
+            return Found(best.box, highest, True)
+        for promise, part in _promising(node, confidences, deepest, preset.bias):
+            heapq.heappush(queue, (-promise, put_in, part))
+            put_in += 1
+    return Found(best.box, highest, True) if highest >= levels[-1] else nothing
+
+
+def _promising(node: Node, confidences: Confidences, deepest: int, bias: float) -> list[tuple[float, Node]]:
+    """Each part of a region and its priority."""
+    boxes = [part.box for part in node.children]
+    if not boxes:
+        return []
+    existing, latent = _asked(confidences, "existing", boxes), _asked(confidences, "latent", boxes)
+    return [
+        (priority(seen, hidden, part.depth, deepest, bias), part)
+        for part, seen, hidden in zip(node.children, existing, latent, strict=True)
+    ]
+
+
+def find_all(root: Node, confidences: Confidences, least: float = 0.6) -> list[Found]:
+    """The regions of the tree `root` that show a target, in post-order (type 2: "how many", "all").
+
+    From the smallest up, a region is kept if its existing confidence, the `score`, is at least `least` and at least
+    that of everything inside it; it then stands for what was kept inside it. None kept: the whole image, score 0,
+    `confident=False`. Every region is asked about once, all in one call. "Its children's best" of the paper is taken to
+    be the best of all below, not of the next level only, so that a sure find is not swallowed by the whole image.
+    """
+    boxes = [node.box for node in root]
+    scores = dict(zip(boxes, _asked(confidences, "existing", boxes), strict=True))
+    return _kept(root, scores, least)[0] or [Found(root.box, 0.0, False)]
+
+
+def _kept(node: Node, scores: Mapping[Box, float], least: float) -> tuple[list[Found], float]:
+    """What is kept of a region and all inside it, and the highest confidence there."""
+    below = [_kept(child, scores, least) for child in node.children]
+    highest = max((top for _, top in below), default=-math.inf)
+    if scores[node.box] >= max(highest, least):
+        return [Found(node.box, scores[node.box], True)], scores[node.box]
+    return list(chain.from_iterable(found for found, _ in below)), max(highest, scores[node.box])
+
+
+def gathered(boxes: Sequence[Box], image_size: tuple[int, int], side: float, near: float = 50) -> list[Box]:
+    """The boxes to show the model, of ints in original pixels: each at least `side` wide and high, near ones as one.
+
+    A smaller box is enlarged about its centre, moved to lie inside the image of (width, height), and cut where the
+    image is smaller (ZoomEye: the input side times the preset's `scale`). Two boxes that are at most `near` pixels
+    apart, across and down, become the smallest around both, until none are; order is by first member.
+    """
+    joined = [_enlarged(box, image_size, side) for box in boxes]
+    while pair := next((p for p in combinations(range(len(joined)), 2) if _gap(*(joined[i] for i in p)) <= near), None):
+        first, second = pair
+        joined[first] = around([joined[first], joined.pop(second)])
+    return joined
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """The smallest box around one or more."""
+    if not boxes:
+        raise AttnLensError("There is no box to draw one around; expected at least one.")
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return Box(min(x1), min(y1), max(x2), max(y2))
+
+
+def _gap(one: Box, other: Box) -> float:
+    """How far apart two boxes are, across or down, whichever is more; 0 or less when they touch."""
+    across = max(one.x1, other.x1) - min(one.x2, other.x2)
+    down = max(one.y1, other.y1) - min(one.y2, other.y2)
+    return max(across, down)
+
+
+def _enlarged(box: Box, image_size: tuple[int, int], side: float) -> Box:
+    whole = Box.from_any(box, image_size).to_pixels(image_size)
+    x1, x2 = _stretched(int(whole.x1), int(whole.x2), side, image_size[0])
+    y1, y2 = _stretched(int(whole.y1), int(whole.y2), side, image_size[1])
+    return Box(x1, y1, x2, y2)
+
+
+def _stretched(start: int, stop: int, side: float, limit: int) -> tuple[int, int]:
+    length = min(max(stop - start, math.ceil(side)), limit)
+    first = min(max((start + stop - length) // 2, 0), limit - length)
+    return first, first + length
+
+
+def _asked(confidences: Confidences, kind: str, boxes: Sequence[Box]) -> list[float]:
+    given = getattr(confidences, kind)(boxes)
+    try:
+        numbers = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (len(boxes),) or not (np.abs(numbers) <= 1).all():
+        raise AttnLensError(
+            f"{type(confidences).__name__}.{kind} gave {given!r} for {len(boxes)} boxes; expected one number for each, "
+            "from -1 to 1: 2 (p(yes) - 1/2). NaN means that yes and no have no probability."
+        )
+    return numbers.tolist()

@@ -1,0 +1,12 @@
+"""Crops chosen from outside the MLLM: by CLIP, a detector, a segmenter, or a function of your own.
+
+They are the external tools that ViCrop is compared with (arXiv 2502.17422, table 4 and appendix F). A cropper is called
+with an image and a question and gives boxes, best first; models are transformers' own.
+"""
+
+from attnlens.croppers.croppers import Cropper, Regions, Scorer, clip, external, ranked
+from attnlens.croppers.detector import detector
+from attnlens.croppers.scorer import clip_scorer
+from attnlens.croppers.segmenter import segmenter
+
+__all__ = ["Cropper", "Regions", "Scorer", "clip", "clip_scorer", "detector", "external", "ranked", "segmenter"]

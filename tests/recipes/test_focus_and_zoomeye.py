@@ -1,0 +1,120 @@
+"""Claims about FOCUS and ZoomEye as recipes: what they ask, in which order, at what cost, and that they find things."""
+
+from __future__ import annotations
+
+import pytest
+
+import attnlens
+from attnlens import adapters
+from attnlens.answers import verify
+from attnlens.boxes import Found, tree
+from attnlens.conformance.report import sample_images, tiny_lens
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Box
+from attnlens.images import crop
+from attnlens.pocket import scenes
+from attnlens.recipes import focus, zoomeye
+from attnlens.recipes.targets import targets_in
+
+EXISTING = "Is there a {target} in the image?"
+POCKET = zoomeye.Prompts(EXISTING, EXISTING, None)
+ALL_LAYERS = {"layers": (0, 1)}
+TYPES = ["llava", "qwen2_vl", "gemma3", "llava_next", "idefics3", "internvl", "mistral3", "glm4v"]
+
+
+@pytest.fixture(scope="module")
+def lens():
+    return attnlens.load("pocket/llava")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return [scenes.sized(seed, "small", split="validation", task="read") for seed in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("question", "targets"),
+    [
+        ("What is written on the red sign?", ["red sign"]),
+        ("Is there a blue sign in the image?", ["blue sign"]),
+        ("Which is larger, the cyan sign or the green sign?", ["cyan sign", "green sign"]),
+        ("What does the old man say that is on the chair?", ["old man", "chair"]),
+    ],
+)
+def test_targets_are_the_phrases_after_an_article(question, targets):
+    assert targets_in(question) == targets
+
+
+def test_a_question_that_names_nothing_says_how_to_name_it():
+    with pytest.raises(AttnLensError, match=r"targets=\['red sign'\]"):
+        targets_in("Where are we?")
+
+
+def right(lens, scenes_, recipe, **options):
+    results = [attnlens.ask(lens, one.image, one.question, recipe=recipe, **options) for one in scenes_]
+    answers = sum(result.answer in one.labels for result, one in zip(results, scenes_, strict=True))
+    return answers / len(scenes_), results
+
+
+def test_both_find_small_signs_that_the_image_alone_does_not_show(lens, small):
+    alone, _ = right(lens, small, "none")
+    by_focus, found = right(lens, small, "focus", steps=1, **ALL_LAYERS)
+    by_zoomeye, _ = right(lens, small, "zoomeye", prompts=POCKET)
+    assert min(by_focus, by_zoomeye) >= alone + 0.3
+    assert all(len(result.boxes) == 1 and result.importance is not None for result in found)
+
+
+def test_the_surest_of_the_first_regions_is_taken_and_no_further_one_is_asked_about(lens, small):
+    scene = small[0]
+    reading, colour = lens.read(scene.image), scene.question.split(" the ")[1].split()[0]
+    asked = EXISTING.format(target=f"{colour} sign")
+    boxes = [Box(0, 0, 120, 120), Box(*scene.box), Box(0, 0, *scene.image.size)]
+    proposals = [Found(box, 1.0, True) for box in boxes]
+    sure = [verify(lens.read(crop(scene.image, box)), asked).yes for box in boxes]
+    before = lens.meter.now()
+    best = focus.ranked(reading, proposals, asked, steps=2, overrun=True)
+    assert (lens.meter.now() - before).prefills == 2
+    assert best.box == boxes[max(range(2), key=lambda index: sure[index])]
+    assert best.score == pytest.approx(max(sure[:2]))
+
+
+def test_with_overrun_regions_are_asked_about_until_one_says_yes(lens, small):
+    scene = small[0]
+    reading, colour = lens.read(scene.image), scene.question.split(" the ")[1].split()[0]
+    asked = EXISTING.format(target=f"{colour} sign")
+    corner = Box(0, 0, 60, 60)
+    assert verify(lens.read(crop(scene.image, corner)), asked).yes < 0.5
+    proposals = [Found(box, 1.0, True) for box in (corner, corner, Box(*scene.box), corner)]
+    before = lens.meter.now()
+    assert focus.ranked(reading, proposals, asked, steps=1, overrun=True).box == Box(*scene.box)
+    assert (lens.meter.now() - before).prefills == 3
+    assert focus.ranked(reading, proposals, asked, steps=1, overrun=False).box == corner
+
+
+def test_zoomeye_reads_a_region_once_whatever_it_asks(lens, small):
+    preset = tree.Preset(100, bias=0.2, depth=1, start=1.0, floor=1.0)
+    before = lens.meter.now()
+    zoomeye.look(lens.read(small[0].image), small[0].question, preset=preset, prompts=POCKET)
+    assert (lens.meter.now() - before).prefills == 1 + 5  # the image, and of the tree the root and its four parts
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_both_run_without_eager_attention_on(model_type, monkeypatch):
+    tiny = tiny_lens(model_type, adapters.for_model_type(model_type))
+
+    def never(*_, **__):
+        raise AssertionError("eager attention was run")
+
+    for module in {type(part).__module__ for part in tiny.model.modules()}:
+        monkeypatch.setattr(f"{module}.eager_attention_forward", never, raising=False)
+    monkeypatch.setattr("attnlens.answers.verifier.LEAST", 0.0)  # a random model says anything
+    for recipe, options in (("focus", {"steps": 1, "overrun": False}), ("zoomeye", {"preset": tree.Preset(80, 0.2)})):
+        result = attnlens.ask(
+            tiny, sample_images()[0], "What is on the red sign?", recipe=recipe, max_new_tokens=2, **options
+        )
+        assert result.cost.prefills > 1
+
+
+def test_an_unknown_option_is_named(lens, small):
+    with pytest.raises(AttnLensError, match="no option layer.*targets, steps, overrun"):
+        attnlens.ask(lens, small[0].image, small[0].question, recipe="focus", layer=2)
