@@ -1,6 +1,6 @@
-"""Attention in the open: two attention functions whose weights can be seen, under any implementation.
+"""Attention in the open: attention functions whose weights can be seen, under any implementation.
 
-transformers hands back attention weights under `eager` only, and eager keeps every matrix of every layer. Two
+transformers hands back attention weights under `eager` only, and eager keeps every matrix of every layer. These
 functions are registered with its attention interface instead:
 
 - `attnlens_rows` for a language model: SDPA for all queries but the last, whose row alone is computed by the
@@ -8,7 +8,7 @@ functions are registered with its attention interface instead:
 - `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
 - `attnlens_open` for a connector: the model's own eager function for all queries.
 
-Both begin the autograd graph by themselves where gradients are on and nothing before them requires any, so that
+All begin the autograd graph by themselves where gradients are on and nothing before them requires any, so that
 parameters may stay frozen. They are switched on for a stretch of work and off again.
 """
 

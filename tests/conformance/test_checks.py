@@ -271,3 +271,13 @@ def test_another_file_is_refused_as_findings(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(AttnLensError, match="is not what"):
         read(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "language_model"), [("paligemma", "gemma2"), ("llava", "gemma2"), ("internvl", "gpt_oss")]
+)
+def test_soft_capping_and_sinks_of_the_language_model_are_kept(model_type, language_model):
+    """Gemma 2 caps its scores, and gpt-oss has sinks: SDPA would leave out both without a word."""
+    name = adapters.for_model_type(model_type).name
+    other = {"config": {"text_config": {"model_type": language_model}}}
+    assert failed(changed(name, tiny=other), model_type) == set()
