@@ -169,8 +169,9 @@ def draft_adapter(
 ) -> None:
     """Write an adapter for a model that none is known for, and say of each line whether it was read, tried or guessed.
 
-    Only the config is read. A tiny random model of its type is made, every known way to lay a grid over the image is
-    tried on it, then every way to cut the prompt, until all checks pass. The exit code is 1 where some do not.
+    Of a checkpoint the config and the processor are read, no weights. A tiny random model of its type is made, every
+    known way to lay a grid over the image is tried on it, then every way to cut the prompt, until all checks pass. The
+    exit code is 1 where some do not.
 
     [bold]attnlens adapters draft my/model --out my_model.yaml[/]
     [bold]attnlens adapters check my/model --adapter my_model.yaml[/]

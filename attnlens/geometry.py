@@ -130,6 +130,14 @@ class Box(NamedTuple):
         y1, y2 = _centred(box.y1, box.y2, side, image_size[1])
         return Box(x1, y1, x2, y2)
 
+    @classmethod
+    def around(cls, boxes: Sequence[Sequence[float]]) -> Box:
+        """The smallest box around one or more. Raises AttnLensError for none."""
+        if not boxes:
+            raise AttnLensError("There is no box to draw one around; expected at least one.")
+        x1, y1, x2, y2 = zip(*boxes, strict=True)
+        return cls(min(x1), min(y1), max(x2), max(y2))
+
     def to_pixels(self, image_size: tuple[int, int]) -> Box:
         """The nearest box of whole pixels (Python ints) inside the image, at least one pixel wide and high."""
         x1, x2 = _whole(self.x1, self.x2, image_size[0])

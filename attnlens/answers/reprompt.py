@@ -33,9 +33,7 @@ def union(reading: Reading, boxes: Sequence[Box], question: str, max_new_tokens:
     global view). No box: to the image."""
     if not boxes:
         return reading.answer(question, max_new_tokens)
-    edges = list(zip(*boxes, strict=True))
-    around = Box(min(edges[0]), min(edges[1]), max(edges[2]), max(edges[3]))
-    return replace(reading, [around], question, max_new_tokens)
+    return replace(reading, [Box.around(boxes)], question, max_new_tokens)
 
 
 def alone(reading: Reading, boxes: Sequence[Box], question: str, max_new_tokens: int = 20) -> Answer:

@@ -16,13 +16,11 @@ from numbers import Real
 import numpy as np
 import numpy.typing as npt
 
-from attnlens.boxes.search import Found
+from attnlens.boxes.search import Found, is_flat, touches
 from attnlens.boxes.suppression import suppress
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, Spans, is_count
+from attnlens.geometry import Box, Grid, is_count
 from attnlens.importance import ImportanceMap
-
-_FLAT = 1e-6  # as in search: what differs by less, relative to the largest, is float32 rounding
 
 _Relevance = npt.NDArray[np.float64]
 _Cell = tuple[int, int]
@@ -63,10 +61,9 @@ def propose(
     if not np.isfinite(importance.values).all() or (grid.rows <= smallest and grid.cols <= smallest):
         return whole
     values = _inside_the_image(importance)
-    lowest = float(values.min())
-    if values.max() - lowest <= _FLAT * np.abs(values).max():
+    if is_flat(values):
         return whole
-    relevance = values - min(lowest, 0)
+    relevance = values - min(float(values.min()), 0)
     found = []
     for cell in _anchors(relevance, anchors, distance):
         rows, cols = _region(relevance, cell, smallest, largest, threshold)
@@ -78,13 +75,9 @@ def _inside_the_image(importance: ImportanceMap) -> _Relevance:
     """float64 [rows, cols]: the values, with the minimum where a cell sees nothing of the image."""
     values = importance.values.astype(np.float64)
     width, height = importance.grid.image_size
-    values[~_touches(importance.grid.y, height), :] = values.min()
-    values[:, ~_touches(importance.grid.x, width)] = values.min()
+    values[~touches(importance.grid.y, height), :] = values.min()
+    values[:, ~touches(importance.grid.x, width)] = values.min()
     return values
-
-
-def _touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
-    return (spans[:, 0] < length) & (spans[:, 1] > 0)
 
 
 def _anchors(relevance: _Relevance, count: int, distance: float) -> list[_Cell]:

@@ -108,11 +108,11 @@ def search(
         return [whole]
     values = np.array(importance.values.T, dtype=np.float64, order="C")  # [cols, rows]: x outer, as ties are broken
     lowest = values.min()
-    values[~_touches(grid.x, grid.image_size[0]), :] = lowest
-    values[:, ~_touches(grid.y, grid.image_size[1])] = lowest
+    values[~touches(grid.x, grid.image_size[0]), :] = lowest
+    values[:, ~touches(grid.y, grid.image_size[1])] = lowest
     windows = _windows(grid, float(window), ratios)
     found: list[Found] = []
-    while len(found) < count and not _is_flat(values):
+    while len(found) < count and not is_flat(values):
         pick = _pick(values, grid, windows, [f.box for f in found], iou, by_area=criterion == "density")
         if pick is None:
             break
@@ -121,11 +121,13 @@ def search(
     return found or [whole]
 
 
-def _is_flat(values: _Table) -> bool:
+def is_flat(values: npt.NDArray[np.float64]) -> bool:
+    """Whether the values differ by no more than float32 rounding."""
     return bool(values.max() - values.min() <= _FLAT * np.abs(values).max())
 
 
-def _touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
+def touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
+    """[n]: which of n spans reach into 0 to `length`."""
     return (spans[:, 0] < length) & (spans[:, 1] > 0)
 
 

@@ -259,16 +259,8 @@ def gathered(boxes: Sequence[Box], image_size: tuple[int, int], side: float, nea
     joined = [_enlarged(box, image_size, side) for box in boxes]
     while pair := next((p for p in combinations(range(len(joined)), 2) if _gap(*(joined[i] for i in p)) <= near), None):
         first, second = pair
-        joined[first] = around([joined[first], joined.pop(second)])
+        joined[first] = Box.around([joined[first], joined.pop(second)])
     return joined
-
-
-def around(boxes: Sequence[Box]) -> Box:
-    """The smallest box around one or more."""
-    if not boxes:
-        raise AttnLensError("There is no box to draw one around; expected at least one.")
-    x1, y1, x2, y2 = zip(*boxes, strict=True)
-    return Box(min(x1), min(y1), max(x2), max(y2))
 
 
 def _gap(one: Box, other: Box) -> float:

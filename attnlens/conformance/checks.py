@@ -43,22 +43,31 @@ class Finding:
 
 def findings(lens: Lens, images: Sequence[Image.Image], only: Iterable[str] | None = None) -> Iterator[Finding]:
     """The checks on two images of different shape, one after the other; none of them changes the model."""
-    for name, check in CHECKS.items():
-        if only is not None and name not in only:
-            continue
-        yield _finding(name, lambda check=check: check(lens, images[0], images[1]))  # type: ignore[misc]
+    for name in CHECKS:
+        if only is None or name in only:
+            yield _finding(name, lens, *images)
 
 
-def _finding(name: str, check: Callable[[], str | None]) -> Finding:
+def hold(found: Iterable[Finding]) -> bool:
+    """Whether nothing that was found speaks against the adapter."""
+    return all(finding.passed is not False for finding in found)
+
+
+def told(error: Exception) -> str:
+    """An error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _finding(name: str, lens: Lens, first: Image.Image, second: Image.Image) -> Finding:
     try:
-        found = check()
+        found = CHECKS[name](lens, first, second)
     except _NotApplicable as reason:
         return Finding(name, None, str(reason))
     except _Failed as failure:
         return Finding(name, False, str(failure))
     except Exception as error:  # noqa: BLE001 - a model may fail in any way, and the table must show it
-        return Finding(name, False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-    return Finding(name, True, found or "")
+        return Finding(name, False, told(error))
+    return Finding(name, True, found)
 
 
 class _Failed(Exception):  # noqa: N818
@@ -197,11 +206,12 @@ def _pixel_gradient(lens: Lens, image: Image.Image, _: Image.Image) -> str:
 
 def _places(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """Painted patches change the tokens that the grid says."""
-    if lens.structure.keys == "image" or lens.read(image).layouts[0].queries is not None:
+    layout = lens.read(image).layouts[0]
+    if lens.structure.keys == "image" or layout.queries is not None:
         raise _NotApplicable(
             "image tokens are queries, or keys of the language model: they have no pixels of their own"
         )
-    if lens.read(image).layouts[0].reach is None:
+    if layout.reach is None:
         raise _NotApplicable("the vision tower carries pixels far beyond their cells, as the adapter says")
     return _found(*misplaced(lens, image.size))
 

@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import attnlens
 from attnlens.adapters.rendering import render
 from attnlens.adapters.schema import AdapterSpec
-from attnlens.conformance.checks import Finding, findings
+from attnlens.conformance.checks import Finding, findings, hold, told
 from attnlens.conformance.hypotheses import Facts, hypotheses
 from attnlens.conformance.inference import attention_path, connector_path, crossing_path
 from attnlens.conformance.processor import IMAGE_TOKEN, StandInProcessor
@@ -30,7 +30,7 @@ from attnlens.conformance.tiny import tiny_config, tiny_like, tiny_model
 from attnlens.conformance.tiny_images import tiny_image_processor
 from attnlens.conformance.types import check_asked
 from attnlens.errors import AttnLensError
-from attnlens.lens.joining import features_of
+from attnlens.lens.joining import features_of, nested
 from attnlens.lens.layouts import Processed, layout_of
 from attnlens.lens.lens import Lens
 from attnlens.lens.loading import load_config
@@ -58,7 +58,7 @@ class Draft:
 
     @property
     def passed(self) -> bool:
-        return all(finding.passed is not False for finding in self.findings)
+        return hold(self.findings)
 
     def text(self) -> str:
         """The adapter as a YAML file, which says of each fact where it comes from."""
@@ -94,8 +94,8 @@ def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> D
         model = tiny_model(config)
     except Exception as error:
         raise AttnLensError(
-            f"No tiny model of the type {model_type!r} could be made ({type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}). Write the adapter by hand, and what the config lacks under tiny."
+            f"No tiny model of the type {model_type!r} could be made ({told(error)}). Write the adapter by hand, and "
+            "what the config lacks under tiny."
         ) from error
     image_token_id, where = _image_token(config)
     facts: Facts = {"model_types": [model_type], "image_token_id": image_token_id}
@@ -142,7 +142,7 @@ def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) ->
             known |= {"connector" if guess["grid"]["kind"] == "latents" else "language_model": {"attention": needed}}
         tried += 1
         found = _try(model, model_type, known, _GRID_CHECKS)
-        if all(finding.passed is not False for finding in found):
+        if hold(found):
             proved = "; ".join(f"{finding.check}: {finding.detail}" for finding in found)
             return known, f"tried: grid number {tried} of those that can be laid out, {like}, fits: {proved}"
         score = sum(bool(finding.passed) for finding in found)
@@ -156,22 +156,23 @@ def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) ->
 
 def _different(model: Any, model_type: str, guesses: Iterable[tuple[Facts, str]]) -> Iterator[tuple[Facts, str]]:
     """Those that can be laid over a picture, one for each way in which its tokens come to lie."""
-    picture, seen = sample_images()[0], set()
+    picture, seen, made = sample_images()[0], set(), dict[str, Processed]()
     for guess, like in guesses:
         try:
             spec = _spec({"model_types": [model_type], "connector": {"attention": "any"}, **guess})
-            processor = tiny_image_processor(model_type, model.config, None, spec.tiny.images)
-            alone = [[picture]] if spec.prompt.image_axis == 1 else [picture]
-            features = features_of(processor(alone, return_tensors="pt"), spec.prompt)
-            processed = Processed(picture.size, features, processor, model.config)
+            way = json.dumps([guess["prompt"], guess["tiny"]])
+            if way not in made:
+                processor = tiny_image_processor(model_type, model.config, None, spec.tiny.images)
+                features = features_of(processor(nested([picture], spec.prompt), return_tensors="pt"), spec.prompt)
+                made[way] = Processed(picture.size, features, processor, model.config)
+            processed = made[way]
             layout = layout_of(spec.grid, processed)
             place, pixels = layout.views[0].pixels, processed.array(layout.views[0].key or spec.prompt.pixels)
             canvas = b"" if place is None else place(pixels).tobytes()
         except Exception:  # noqa: BLE001 - a guess may be wrong in any way
             continue
-        others = json.dumps([guess["prompt"], guess["tiny"], guess["grid"]["kind"] in ("cross", "latents")])
-        grids = tuple(view.grid for view in layout.views)
-        key = (layout.cells.tobytes(), grids, layout.queries, layout.tiles, canvas, others)
+        grids, keys = tuple(view.grid for view in layout.views), guess["grid"]["kind"] in ("cross", "latents")
+        key = (layout.cells.tobytes(), grids, layout.queries, layout.tiles, canvas, way, keys)
         if key not in seen:
             seen.add(key)
             yield guess, like
@@ -186,7 +187,7 @@ def _with_language_model(model: Any, model_type: str, facts: Facts, origin: dict
         score = sum(finding.passed is not False for finding in found)
         if score > best[0]:
             best = (score, guess, found)
-        if all(finding.passed is not False for finding in found):
+        if hold(found):
             break
         refused = refused or _failures(found)
     _, facts, found = best
@@ -204,7 +205,7 @@ def _try(
         images = tiny_image_processor(model_type, model.config, spec.tiny.image_processor, spec.tiny.images)
         lens = Lens(model, StandInProcessor(images, spec, model), spec)
     except Exception as error:  # noqa: BLE001 - a guess may be wrong in any way
-        return (Finding("build", False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"),)
+        return (Finding("build", False, told(error)),)
     return tuple(findings(lens, sample_images(), checks))
 
 

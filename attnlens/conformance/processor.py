@@ -18,7 +18,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.adapters.strict import FromTokenizer, resolve
-from attnlens.lens.joining import features_of
+from attnlens.lens.joining import features_of, nested
 from attnlens.lens.layouts import Processed, layout_of
 
 FIRST_BYTE = 300
@@ -56,21 +56,21 @@ class StandInProcessor:
         return "".join(said) + " Answer:"
 
     def __call__(self, images: Sequence[Image.Image], text: Sequence[str], **_: Any) -> BatchFeature:
-        nested = self._spec.prompt.image_axis == 1
         pictures = [self._pictures(image) for image in images]
-        features = self._features([list(images)] if nested else list(images))
+        features = self._features(images)
         ids = self._ids(text[0], pictures)
         wanted = {key: value for key, value in features.items() if key in self._accepted}
         return BatchFeature({**wanted, **self._text_side(ids, len(images))})
 
     def _pictures(self, image: Image.Image) -> tuple[int, ...]:
         """The image's tokens: all together, or those of each of its pictures, where they are set apart."""
-        features = self._features([[image]] if self._spec.prompt.image_axis == 1 else [image])
+        features = self._features([image])
         layout = layout_of(self._spec.grid, Processed(image.size, features, self._images, self._config))
         return layout.pictures or (layout.tokens,)
 
-    def _features(self, images: Any) -> dict[str, Any]:
-        return features_of(self.image_processor(images, return_tensors="pt"), self._spec.prompt)
+    def _features(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        prompt = self._spec.prompt
+        return features_of(self.image_processor(nested(images, prompt), return_tensors="pt"), prompt)
 
     def _ids(self, text: str, pictures: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """What stands for an image in the text becomes as many image tokens as it takes; else they come first."""

@@ -19,7 +19,7 @@ from attnlens import adapters
 from attnlens.adapters.explain import nearest
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.conformance import standins
-from attnlens.conformance.checks import Finding, findings
+from attnlens.conformance.checks import Finding, findings, hold, told
 from attnlens.conformance.processor import StandInProcessor
 from attnlens.conformance.tiny import tiny_config, tiny_model
 from attnlens.conformance.tiny_images import tiny_image_processor
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return all(finding.passed is not False for finding in self.findings)
+        return hold(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"passed": self.passed}
@@ -137,8 +137,7 @@ def _report(spec: AdapterSpec, model_type: str, make: Callable[[], Lens]) -> Rep
         processor, substituted = images.__name__, images.__module__.startswith(standins.__name__)
         found = tuple(findings(lens, sample_images()))
     except Exception as error:  # noqa: BLE001 - what keeps a model from being built belongs into the table
-        reason = (str(error).splitlines() or [""])[0]
-        found = (Finding("build", False, f"{type(error).__name__}: {reason}"),)
+        found = (Finding("build", False, told(error)),)
     return Report(
         model_type=model_type,
         adapter=spec.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, first_line
 
 
 def model_and_processor(model: Any, processor: Any, model_class: str, processor_class: str) -> tuple[Any, Any]:
@@ -28,10 +28,10 @@ def model_and_processor(model: Any, processor: Any, model_class: str, processor_
         if processor is None:
             processor = getattr(transformers, processor_class).from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AttnLensError(
-            f"{name!r} could not be loaded ({model_class}: {said}). Expected a folder with config.json, weights and "
-            "processor, a Hugging Face id (downloaded before, or with a network), or model= and processor= in memory."
+            f"{name!r} could not be loaded ({model_class}: {first_line(error)}). Expected a folder with config.json, "
+            "weights and processor, a Hugging Face id (downloaded before, or with a network), or model= and processor= "
+            "in memory."
         ) from error
     return loaded.eval(), processor
 

@@ -12,6 +12,11 @@ from torch.nn.functional import pad
 from attnlens.adapters.schema import PromptSpec
 
 
+def nested(images: Sequence[Any], spec: PromptSpec) -> list[Any]:
+    """A prompt's images as its image processor takes them: a list, or the list of a prompt in one of all prompts."""
+    return [list(images)] if spec.image_axis else list(images)
+
+
 def features_of(made: Any, spec: PromptSpec) -> dict[str, Any]:
     """What an image processor hands back, as a dict; pixels with an axis of prompts where the model wants one.
 

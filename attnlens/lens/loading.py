@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from attnlens import adapters, pocket
 from attnlens.adapters.schema import AdapterSpec
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, first_line
 from attnlens.lens.lens import Lens
 from attnlens.lens.processors import load_processor
 
@@ -58,7 +58,7 @@ def load(
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AttnLensError(
-            f"The model {str(name)!r} could not be loaded: {_first_line(error)} Expected a bundled model "
+            f"The model {str(name)!r} could not be loaded: {_sentence(error)} Expected a bundled model "
             f"({', '.join(f'pocket/{n}' for n in pocket.names())}), a folder with config.json, weights and processor, "
             "or a Hugging Face id (downloaded before, or with a network)."
         ) from error
@@ -71,7 +71,7 @@ def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(str(name), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise AttnLensError(
-            f"The config of {str(name)!r} could not be read: {_first_line(error)} Expected a folder with config.json, "
+            f"The config of {str(name)!r} could not be read: {_sentence(error)} Expected a folder with config.json, "
             "a Hugging Face id (downloaded before, or with a network), or a model type such as llava."
         ) from error
 
@@ -89,7 +89,7 @@ def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> 
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is unknown or not there
         raise AttnLensError(
-            f"The model cannot be put on the device {device!r}: {_first_line(error)} Use cpu, or cuda with a GPU."
+            f"The model cannot be put on the device {device!r}: {_sentence(error)} Use cpu, or cuda with a GPU."
         ) from error
 
 
@@ -100,6 +100,6 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _sentence(error: Exception) -> str:
+    line = first_line(error)
     return line if line.endswith(".") else f"{line}."

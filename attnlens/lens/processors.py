@@ -13,7 +13,7 @@ import logging
 import os
 from typing import Any
 
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, first_line
 
 _log = logging.getLogger("attnlens")
 
@@ -123,9 +123,8 @@ def _processor_class(name: str, kwargs: dict[str, Any], reason: Exception) -> ty
 
 
 def _cannot_load(name: str, error: Exception) -> AttnLensError:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return AttnLensError(
-        f"No processor could be loaded from {name!r} ({type(error).__name__}: {said}). It needs "
+        f"No processor could be loaded from {name!r} ({type(error).__name__}: {first_line(error)}). It needs "
         "preprocessor_config.json (or processor_config.json) and the tokenizer's files: in that folder, in the hub's "
         "cache, or on the hub when there is a network. Or make the processor yourself: attnlens.load(model=..., "
         "processor=..., adapter=...)."

@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from attnlens.adapters.schema import AdapterSpec, PromptSpec
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
-from attnlens.lens.joining import apart, features_of, joined
+from attnlens.lens.joining import apart, features_of, joined, nested
 from attnlens.lens.layouts import Layout, Processed, layout_of
 
 
@@ -202,7 +202,7 @@ class _Remembering:
         features = []
         for prepared in self._meant(_flat(images)):
             if not prepared.features:
-                alone = [[prepared.image]] if self._spec.image_axis else [prepared.image]
+                alone = nested([prepared.image], self._spec)
                 made = self._real(alone, **{**kwargs, "return_tensors": "pt"})
                 prepared.features, prepared.bare = features_of(made, self._spec), isinstance(made, Tensor)
             features.append(prepared.features)

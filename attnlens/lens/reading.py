@@ -117,11 +117,12 @@ class Reading:
         with torch.no_grad():
             if asked.cache is None:
                 logits = lens.model(**self.inputs(asked.prompt)).logits
+                lens.meter.forward(_image_tokens(asked.prompt.positions))
             else:
                 cache = branch(asked.cache)
                 inputs = lens.generator.chunk(asked.prompt, asked.positions, last, last + 1, cache)
                 logits = lens.generator.model(**inputs).logits
-        lens.meter.forward()
+                lens.meter.forward()
         return array(logits[0, -1].float().log_softmax(-1))
 
     def value_similarity(self, question: str, words: str) -> ValueSimilarity:
@@ -258,7 +259,10 @@ class Reading:
         """The state before the last token of `question`'s prompt; that of the last question is kept."""
         if self._asked is not None and self._asked[0] == question:
             return self._asked[1]
-        if self._whole_prompts:
+        if self._whole_prompts and self._whole_cache() is None:
+            prompt = self.prompt(question)  # a pass would leave nothing to go on from
+            state = _State(prompt, self.lens.generator.positions(prompt), None)
+        elif self._whole_prompts:
             state = self._whole_pass(question, gradients=False)[0]
         else:
             prompt = self.prompt(question)
@@ -297,15 +301,20 @@ class Reading:
     def _whole_pass(self, question: str, gradients: bool) -> tuple[_State, capture.Captured]:
         """The whole prompt at once: what it shows, and its state before the last token."""
         lens, prompt = self.lens, self.prompt(question)
-        inputs = {**self.inputs(prompt), "use_cache": False}
-        cache = new_cache(lens.generator.model) if lens.structure.keys == "prompt" else None
-        if cache is not None and gives_back(cache):
+        inputs, cache = {**self.inputs(prompt), "use_cache": False}, self._whole_cache()
+        if cache is not None:
             inputs |= {"past_key_values": cache, "use_cache": True}
         captured = capture.one_pass(lens.model, lens.tracer, lens.structure, inputs, gradients)
         lens.meter.forward(_image_tokens(prompt.positions))
-        if "past_key_values" in inputs:
+        if cache is not None:
             take_back(cache)
-        return _State(prompt, lens.generator.positions(prompt), inputs.get("past_key_values")), captured
+        return _State(prompt, lens.generator.positions(prompt), cache), captured
+
+    def _whole_cache(self) -> DynamicCache | None:
+        """An empty cache for a whole prompt, where its last token can be taken back out of it."""
+        structure = self.lens.structure
+        cache = new_cache(structure.generator) if structure.keys == "prompt" else None
+        return cache if cache is not None and gives_back(cache) else None
 
     def _check_context(self, tokens: int) -> None:
         context = self.lens.structure.context

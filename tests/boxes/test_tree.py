@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box
 from attnlens.boxes import Found
-from attnlens.boxes.tree import PRESETS, Node, Preset, around, find_all, find_one, gathered, priority, tree, weight
+from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, gathered, priority, tree, weight
 
 sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
@@ -363,12 +363,12 @@ def test_boxes_merge_at_fifty_pixels_and_not_at_fifty_one():
     one, near, far = Box(0, 0, 100, 100), Box(150, 0, 200, 100), Box(151, 0, 200, 100)
     assert gathered([one, near], (500, 500), 1) == [Box(0, 0, 200, 100)]
     assert gathered([one, far], (500, 500), 1) == [one, far]
-    assert around([one, far]) == (0, 0, 200, 100)
+    assert Box.around([one, far]) == (0, 0, 200, 100)
 
 
 def test_a_box_around_nothing_is_refused():
     with pytest.raises(AttnLensError, match="at least one"):
-        around([])
+        Box.around([])
     assert gathered([], (10, 10), 5) == []
 
 

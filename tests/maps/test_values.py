@@ -83,14 +83,9 @@ def test_the_map_equals_one_made_from_the_values_of_a_full_forward():
 
 
 @pytest.mark.parametrize("model_type", SDPA_ONLY)
-def test_no_attention_matrix_is_asked_for(model_type, monkeypatch):
+def test_no_attention_matrix_is_asked_for(model_type, no_eager_attention):
     lens = tiny_lens(model_type, adapters.for_model_type(model_type))
-
-    def never(*_, **__):
-        raise AssertionError("eager attention was run")
-
-    for module in {type(part).__module__ for part in lens.model.modules()}:
-        monkeypatch.setattr(f"{module}.eager_attention_forward", never, raising=False)
+    no_eager_attention(lens.model)
     found = maps.value_similarity(lens.read(sample_images()[0]), QUESTION, target="red sign")
     assert found.values.sum() == pytest.approx(1, rel=1e-3)
     assert found.values.std() > 0

@@ -99,14 +99,9 @@ def test_zoomeye_reads_a_region_once_whatever_it_asks(lens, small):
 
 
 @pytest.mark.parametrize("model_type", TYPES)
-def test_both_run_without_eager_attention_on(model_type, monkeypatch):
+def test_both_run_without_eager_attention_on(model_type, monkeypatch, no_eager_attention):
     tiny = tiny_lens(model_type, adapters.for_model_type(model_type))
-
-    def never(*_, **__):
-        raise AssertionError("eager attention was run")
-
-    for module in {type(part).__module__ for part in tiny.model.modules()}:
-        monkeypatch.setattr(f"{module}.eager_attention_forward", never, raising=False)
+    no_eager_attention(tiny.model)
     monkeypatch.setattr("attnlens.answers.verifier.LEAST", 0.0)  # a random model says anything
     for recipe, options in (("focus", {"steps": 1, "overrun": False}), ("zoomeye", {"preset": tree.Preset(80, 0.2)})):
         result = attnlens.ask(

@@ -22,7 +22,7 @@ from attnlens.geometry import Grid
 from attnlens.lens.layouts.base import Layout, Numbers, Processed, View
 from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, placed
-from attnlens.lens.layouts.tiles import Stitched, pictures
+from attnlens.lens.layouts.tiles import Stitched, pictures, tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
 
 Seen = NDArray[np.bool_]
@@ -76,8 +76,7 @@ def cross(spec: CrossGrid, image: Processed) -> Layout:
         )
     view = View(sheet.grid(sheet.size[1] // patch, sheet.size[0] // patch, patch), Stitched(0, rows, cols, used))
     tiles = np.full((count, side[0] * side[1] // patch**2), -1)  # tiles that are not used are keys too: padding
-    numbers = np.arange(view.count).reshape(rows, view.grid.rows // rows, cols, view.grid.cols // cols)
-    tiles[: rows * cols] = numbers.transpose(0, 2, 1, 3).reshape(rows * cols, -1)
+    tiles[: rows * cols] = tile_by_tile(view.grid, rows, cols).reshape(rows * cols, -1)
     return Layout((view,), np.concatenate([_with_cls(tile, spec.cls) for tile in tiles]), queries=1)
 
 

@@ -19,6 +19,7 @@ from attnlens.errors import AttnLensError
 from attnlens.lens.layouts.base import Array, Layout, Processed, View, separated
 from attnlens.lens.layouts.flattened import Patches
 from attnlens.lens.layouts.placing import Canvas, check_only_resized
+from attnlens.lens.layouts.tiles import tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
 
 PIXELS = "pixel_values"
@@ -91,10 +92,9 @@ def shapes(spec: ShapesGrid, image: Processed) -> Layout:
     for shape in rest:
         thumbnail = _Tiles(len(tiles), 1, 1, Patches(*shape, patch, 1, spec.values))
         views.append(_tiled_view(image, thumbnail, merge, spec.key))
-    grid = views[0].grid
-    by_tile = np.arange(views[0].count).reshape(rows, grid.rows // rows, cols, grid.cols // cols)
+    by_tile = tile_by_tile(views[0].grid, rows, cols)
     others = np.arange(views[0].count, sum(view.count for view in views))
-    return Layout(tuple(views), np.concatenate([by_tile.transpose(0, 2, 1, 3).ravel(), others]))
+    return Layout(tuple(views), np.concatenate([by_tile, others]))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,6 +16,9 @@ from attnlens.lens.layouts import Layout, Processed, View
 Numbers = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 Features = Mapping[str, Any]
+
+SIZES = [(401, 299), (333, 517), (1000, 60), (120, 120), (31, 20)]
+every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 COUNT = 8  # patches painted into one image
 SHARE = 0.75  # of a painted patch, that must lie in one cell for this cell to be the one that changes most
@@ -27,6 +31,12 @@ def processed(processor: Any, image: Image.Image, config: Any) -> Processed:
 
 def grey(size: tuple[int, int]) -> Image.Image:
     return Image.new("RGB", size, (110, 120, 130))
+
+
+def painted(size: tuple[int, int], box: Box) -> Image.Image:
+    image = grey(size)
+    image.paste((200, 210, 30), box)
+    return image
 
 
 def difference(before: Features, after: Features, key: str = "pixel_values") -> Numbers:
@@ -43,10 +53,8 @@ def assert_painted_patches_are_where_the_layout_says(
 ) -> None:
     """`canvases`: (width, height) of each view's, in canvas pixels. `changes`: how much each token's pixels differ."""
     before = processor([grey(size)], return_tensors="pt")
-    for box in _boxes(layout.grid, COUNT):
-        image = grey(size)
-        image.paste((200, 210, 30), box)
-        changed = changes(before, processor([image], return_tensors="pt"))
+    for box in boxes(layout.grid, COUNT):
+        changed = changes(before, processor([painted(size, box)], return_tensors="pt"))
         assert changed.shape == layout.cells.shape
         assert not changed[layout.cells < 0].any()
         for view, canvas, found in zip(layout.views, canvases, _by_view(layout, changed), strict=True):
@@ -101,7 +109,7 @@ def _distances(grid: Grid, box: Box) -> Numbers:
     return np.stack(np.broadcast_arrays(gaps[0][None, :], gaps[1][:, None]), axis=-1)
 
 
-def _boxes(grid: Grid, count: int) -> list[Box]:
+def boxes(grid: Grid, count: int) -> list[Box]:
     """Patches of half a cell, in whole pixels: by turns anywhere in the image, and within what a cell shows of it."""
     random, size = np.random.default_rng(0), np.array(grid.image_size)
     cells = [grid.cell(row, col).clip(grid.image_size) for row in range(grid.rows) for col in range(grid.cols)]

@@ -18,17 +18,18 @@ from attnlens.conformance.standins import image_processor_class
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts import layout_of
 from tests.lens.layouts.painting import (
+    SIZES,
     Features,
     Numbers,
     assert_canvas_is_the_resized_image,
     assert_painted_patches_are_where_the_layout_says,
     difference,
+    every_size,
     grey,
     processed,
     smooth,
 )
 
-SIZES = [(401, 299), (333, 517), (1000, 60), (120, 120), (31, 20)]
 SPEC = CropsGrid(kind="crops")
 Molmo2ImageProcessor = image_processor_class("Molmo2ImageProcessor")
 
@@ -44,7 +45,6 @@ CASES = {
     "patches of 7 px": molmo(63, patch_size=7, overlap_margins=[2, 2]),
 }
 every_case = pytest.mark.parametrize("name", CASES)
-every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
 def changes(before: Features, after: Features) -> Numbers:

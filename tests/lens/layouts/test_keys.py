@@ -29,11 +29,11 @@ from attnlens.adapters import library
 from attnlens.adapters.grids import CrossGrid, GridSpec, LatentsGrid
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts import Layout, Processed, layout_of
+from tests.lens.layouts.painting import Box, grey, painted
 from tests.tiny import tokenizer
 
 Numbers = NDArray[np.float64]
 Features = Mapping[str, Any]
-Box = tuple[int, int, int, int]
 
 PATCH = 14
 SIZES = [(401, 299), (333, 517), (700, 90), (120, 120), (803, 601)]
@@ -133,16 +133,6 @@ CASES = {
 }
 every_case = pytest.mark.parametrize("name", CASES)
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-
-
-def grey(size: tuple[int, int]) -> Image.Image:
-    return Image.new("RGB", size, (110, 120, 130))
-
-
-def painted(size: tuple[int, int], box: Box) -> Image.Image:
-    image = grey(size)
-    image.paste((200, 210, 30), box)
-    return image
 
 
 def places(layout: Layout) -> Numbers:

@@ -25,18 +25,17 @@ from attnlens.conformance.standins import image_processor_class
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts import Layout, layout_of
 from tests.lens.layouts.painting import (
+    SIZES,
     Features,
     Numbers,
     assert_canvas_is_the_resized_image,
     assert_painted_patches_are_where_the_layout_says,
     difference,
+    every_size,
     grey,
     processed,
     smooth,
 )
-
-SIZES = [(401, 299), (333, 517), (1000, 60), (120, 120), (31, 20)]
-every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 Order = Callable[[Numbers, Features], Numbers]
 

@@ -47,14 +47,13 @@ from attnlens.geometry import Grid
 from attnlens.lens.layouts import Layout, Processed, layout_of
 from attnlens.lens.layouts.placing import Canvas, placed
 from tests import tiny
+from tests.lens.layouts.painting import Box, boxes, every_size, grey, painted
 
-SIZES = [(401, 299), (333, 517), (1000, 60), (120, 120), (31, 20)]
 POSITIONS = 12
 SHARE = 0.75  # of a painted patch, that must lie in one cell for this cell to be the one that changes most
 REACH = 2.0  # of PIL's bicubic kernel, in pixels of the original image or of the canvas, whichever is larger
 
 Numbers = NDArray[np.float64]
-Box = tuple[int, int, int, int]
 
 
 @cache
@@ -202,17 +201,6 @@ CASES = {
     "qwen2.5-vl, small budget": Case(SMALL_BUDGET, "qwen2_5_vl", qwen),
 }
 every_case = pytest.mark.parametrize("name", CASES)
-every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-
-
-def grey(size: tuple[int, int]) -> Image.Image:
-    return Image.new("RGB", size, (110, 120, 130))
-
-
-def painted(size: tuple[int, int], box: Box) -> Image.Image:
-    image = grey(size)
-    image.paste((200, 210, 30), box)
-    return image
 
 
 def overlaps(grid: Grid, box: Box) -> Numbers:
@@ -244,22 +232,6 @@ def reach(case: Case, image: Image.Image) -> Numbers:
     """(x, y): how far a pixel's colour is carried by the resize, in original pixels."""
     scale = np.array(canvas_of(case, image).scale)
     return case.reach * np.maximum(1.0, 1.0 / scale) + 1.0  # PIL rounds the kernel's ends to whole pixels
-
-
-def boxes(grid: Grid, count: int) -> list[Box]:
-    """Patches of half a cell, in whole pixels: by turns anywhere in the image, and within what a cell shows of it."""
-    random, size = np.random.default_rng(0), np.array(grid.image_size)
-    cells = [grid.cell(row, col).clip(grid.image_size) for row in range(grid.rows) for col in range(grid.cols)]
-    shown = [cell for cell in cells if min(cell.width, cell.height) >= 1.5]
-    chosen = []
-    for number in range(count):
-        cell = shown[random.integers(len(shown))]
-        sides = np.maximum(1, np.round((cell.width / 2, cell.height / 2)))
-        low, high = (size * 0, size) if number % 2 else (np.ceil(cell[:2]), np.floor(cell[2:]))
-        corner = np.round(random.uniform(low, np.maximum(low, high - sides)))
-        left, top, right, bottom = (int(edge) for edge in (*corner, *(corner + sides)))
-        chosen.append((left, top, right, bottom))
-    return chosen
 
 
 def patch_sides(grid: Grid) -> tuple[int, int]:
