@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from attnlens.answers.regions import Region, crop_of
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box
-from attnlens.images import crop
 from attnlens.lens.reading import Reading
 
 YES, NO = ("Yes", "yes", "YES"), ("No", "no", "NO")
@@ -39,22 +38,28 @@ def verify(reading: Reading, question: str) -> Verdict:
 
     verify(lens.read(image), "Is there a red sign in the image?").yes       # 0.93
     """
-    log_probs = reading.next_token(question)
-    yes, no = (_probability(log_probs, _first_tokens(reading.lens.tokenizer, words)) for words in (YES, NO))
+    return _verdict(reading.next_token(question), question, reading.lens.tokenizer)
+
+
+def verify_crops(reading: Reading, boxes: Sequence[Region], question: str, batch: int = 8) -> list[Verdict]:
+    """The same about each of `boxes`, each crop read alone, those of like prompts together, `batch` at a time.
+
+    `boxes`: (x1, y1, x2, y2) in pixels of the first image, or `Found`, which says of which image.
+    """
+    crops = [crop_of(reading, box) for box in boxes]
+    asked = reading.lens.next_tokens(crops, question, batch)
+    return [_verdict(log_probs, question, reading.lens.tokenizer) for log_probs in asked]
+
+
+def _verdict(log_probs: Any, question: str, tokenizer: Any) -> Verdict:
+    yes, no = (_probability(log_probs, _first_tokens(tokenizer, words)) for words in (YES, NO))
     if not yes + no >= LEAST:
-        said = reading.lens.tokenizer.decode([int(log_probs.argmax())])
+        said = tokenizer.decode([int(log_probs.argmax())])
         raise AttnLensError(
             f"The model answers {question!r} neither with yes nor with no: these have {yes + no:.1g} of the "
             f"probability, and its first token would be {said!r}. Add 'Answer Yes or No.' to the question."
         )
     return Verdict(yes / (yes + no), yes + no)
-
-
-def verify_crops(reading: Reading, boxes: Sequence[Box], question: str) -> list[Verdict]:
-    """The same about each of `boxes`, (x1, y1, x2, y2) in pixels of the first image, each crop read alone."""
-    size = reading.image.size
-    crops = (crop(reading.image, Box.from_any(box, size)) for box in boxes)
-    return [verify(reading.lens.read(one), question) for one in crops]
 
 
 def _probability(log_probs: Any, tokens: Sequence[int]) -> float:

@@ -36,11 +36,13 @@ class Found:
     """A `box` of ints in original pixels, and by how much its window stands out (`score`, in units of the map).
 
     `confident` is False when nothing in the map could choose a box; the box is then the whole image, and the score 0.
+    `image`: which of a reading's images the box lies in, counted from 0.
     """
 
     box: Box
     score: float
     confident: bool
+    image: int = 0
 
 
 class _Window(NamedTuple):

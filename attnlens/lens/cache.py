@@ -34,34 +34,44 @@ class SharedLayer(DynamicLayer):
         return sum(part.shape[-2] for part in self.shared_keys) + int(super().get_seq_length())
 
 
+_PLAIN = (DynamicLayer, SharedLayer)
+
+
 def new_cache(model: Any) -> DynamicCache:
     """An empty cache for a generating model."""
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
-def gives_back(cache: DynamicCache) -> bool:
-    """Whether the last token can be taken out of this cache again: out of plain keys and values, not out of a state."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+def can_be_cut(cache: DynamicCache) -> bool:
+    """Whether its last tokens can be left out again: of plain keys and values, not of a window or a state."""
+    return all(type(layer) in _PLAIN for layer in cache.layers)
 
 
-def take_back(cache: DynamicCache) -> None:
-    """Take the last token out of `cache`, and the rest off any graph."""
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-    cache.crop(-1)
-
-
-def branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows on its own from where `cache` stands; neither sees what the other adds."""
+def branch(cache: DynamicCache, stop: int | None = None) -> DynamicCache:
+    """A cache that grows on its own from where `cache` stands, or from its token `stop`; neither sees what the other
+    adds. Whatever graph made the keys and values is left behind."""
     twin = copy.copy(cache)
-    twin.layers = [_branched(layer) for layer in cache.layers]
+    twin.layers = [_branched(layer, stop) for layer in cache.layers]
     return twin
 
 
-def _branched(layer: CacheLayerMixin) -> CacheLayerMixin:
-    if type(layer) not in (DynamicLayer, SharedLayer) or not layer.is_initialized:
+def _branched(layer: CacheLayerMixin, stop: int | None) -> CacheLayerMixin:
+    if type(layer) not in _PLAIN or not layer.is_initialized:
         return copy.deepcopy(layer)  # sliding windows and recurrent states may be written in place
     keys, values = getattr(layer, "shared_keys", ()), getattr(layer, "shared_values", ())
     if layer.keys.numel():
-        keys, values = (*keys, layer.keys), (*values, layer.values)
-    return SharedLayer(keys, values)
+        keys, values = (*keys, layer.keys.detach()), (*values, layer.values.detach())
+    return SharedLayer(_first(keys, stop), _first(values, stop))
+
+
+def _first(parts: tuple[Tensor, ...], stop: int | None) -> tuple[Tensor, ...]:
+    """The first `stop` tokens of parts that follow each other, as views."""
+    if stop is None:
+        return parts
+    found = []
+    for part in parts:
+        found.append(part[..., :stop, :])
+        stop -= found[-1].shape[-2]
+        if stop == 0:
+            break
+    return tuple(found)

@@ -71,10 +71,14 @@ class Generator:
         stop: int,
         cache: DynamicCache,
         vision: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Bring `cache` up to token `stop` of the prompt, under the model's own attention implementation."""
+    ) -> Tensor:
+        """Bring `cache` up to token `stop` of the prompt, under the model's own attention implementation.
+
+        log p of every token as the one after: float32 [vocabulary].
+        """
         start = cache.get_seq_length()
-        self.model(**self.chunk(prompt, positions, start, stop, cache, vision))
+        logits: Tensor = self.model(**self.chunk(prompt, positions, start, stop, cache, vision)).logits
+        return logits[0, -1].float().log_softmax(-1)
 
     @torch.no_grad()
     def decode(

@@ -7,12 +7,15 @@ from typing import Any
 
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError
+from attnlens.geometry import is_count
 from attnlens.images import open_image
+from attnlens.lens.batch import next_tokens
 from attnlens.lens.cost import Meter
 from attnlens.lens.generator import Generator
 from attnlens.lens.prompts import PreparedImage, Prompter
 from attnlens.lens.reading import Reading
 from attnlens.lens.structure import structure_of
+from attnlens.lens.trace import Array
 from attnlens.lens.tracer import Tracer
 
 
@@ -36,6 +39,16 @@ class Lens:
         if not images:
             raise AttnLensError("There is no image to read: the list is empty. Give at least one.")
         return Reading(self, [PreparedImage(open_image(one)) for one in images])
+
+    def next_tokens(self, images: Sequence[Any], question: str, batch: int = 8) -> Array:
+        """log p of every token as the answer's first, to `question` about each of `images` alone.
+
+        float32 [images, vocabulary]. Images of the same size go through the model together, `batch` at a time; each
+        counts as a pass. Nothing is kept: `read` one that has more questions to answer.
+        """
+        if not is_count(batch):
+            raise AttnLensError(f"batch is {batch!r}; expected a whole number of images, at least 1.")
+        return next_tokens([self.read(image) for image in images], question, batch)
 
     def layer(self, layer: int | str | None = None) -> int | None:
         """The index into `Trace.layers` to read attention from; None stands for the mean of all.

@@ -1,15 +1,15 @@
 """A reading: a model that has read an image, and can be asked about it again and again.
 
-The image's tokens are prefilled once and their KV cache kept. A question is a short tail on that cache, of which
-the last token runs by itself with its attention in the open (capture.py). An answer decodes on from the same tail,
-and a crop is appended to the same cache. Where what comes before the question is not the same for every question,
-each question is a whole prompt of its own, exactly; `cost` shows it.
+The image's tokens are prefilled once, together with the first question, and their KV cache kept. A further question is
+a short tail on that cache. For its attention the last token runs once more by itself, in the open (capture.py). An
+answer decodes on from the same tail, and a crop is appended to the same cache. Where what comes before the question is
+not the same for every question, each question is a whole prompt of its own, exactly; `cost` shows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid
 from attnlens.images import crop
 from attnlens.lens import capture
-from attnlens.lens.cache import branch, gives_back, new_cache, take_back
+from attnlens.lens.cache import branch, can_be_cut, new_cache
 from attnlens.lens.cost import Cost
 from attnlens.lens.generator import decoder_prompt, generate
 from attnlens.lens.joining import joined, on_device
@@ -35,7 +35,7 @@ from attnlens.lens.weights import array, keys_of, patches_of, rows_at
 if TYPE_CHECKING:
     from attnlens.lens.lens import Lens
 
-_PROBES = ("A", "what is it?")  # two questions without a common start: where their prompts part, a question begins
+_PROBE = "A"  # a question for what is the same whatever is asked
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class _State:
-    """A prompt and the KV cache of its first tokens."""
+    """A prompt and the KV cache of its first tokens; of a question's, all but the last."""
 
     prompt: Prompt
     positions: Tensor | None  # position ids of the whole prompt
-    cache: DynamicCache | None  # None where this model's cache cannot be taken back by a token
+    cache: DynamicCache | None  # None where this model's cache cannot be cut
+    log_probs: Tensor | None = None  # of the token after the prompt, where the whole prompt has run
 
     def begins(self, prompt: Prompt, positions: Tensor | None) -> bool:
         """Whether `prompt` starts with exactly these tokens, at these positions."""
@@ -72,9 +73,11 @@ class Reading:
     def __init__(self, lens: Lens, images: Sequence[PreparedImage], parent: Reading | None = None) -> None:
         self.lens = lens
         self._prepared = tuple(images)
+        self._parent = parent
         self._traces: dict[str, Trace] = {}
         self._asked: tuple[str, _State] | None = None
-        self._prefix: _State | None = self._read(parent._prefix if parent is not None else None)
+        self._prefix: _State | None = None
+        self._see_images()  # what is wrong with them shows here, not at the first question
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -112,18 +115,8 @@ class Reading:
 
     def next_token(self, question: str) -> Array:
         """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
-        lens, asked = self.lens, self._ask(question)
-        last = asked.prompt.length - 1
-        with torch.no_grad():
-            if asked.cache is None:
-                logits = lens.model(**self.inputs(asked.prompt)).logits
-                lens.meter.forward(_image_tokens(asked.prompt.positions))
-            else:
-                cache = branch(asked.cache)
-                inputs = lens.generator.chunk(asked.prompt, asked.positions, last, last + 1, cache)
-                logits = lens.generator.model(**inputs).logits
-                lens.meter.forward()
-        return array(logits[0, -1].float().log_softmax(-1))
+        asked = self._ask(question)
+        return array(self._run_out(asked) if asked.log_probs is None else asked.log_probs)
 
     def value_similarity(self, question: str, words: str) -> ValueSimilarity:
         """How like the cached values of `words`, a part of `question`, are to those of every token of the prompt.
@@ -139,12 +132,13 @@ class Reading:
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
 
-    def zoom(self, box: Sequence[float]) -> Reading:
-        """A reading of these images and, after them, the crop `box` of the first: only the crop is new work.
+    def zoom(self, box: Sequence[float], image: int = 0) -> Reading:
+        """A reading of these images and, after them, the crop `box` of one of them: only the crop is new work.
 
-        `box`: (x1, y1, x2, y2) in pixels of the first image.
+        `box`: (x1, y1, x2, y2) in pixels of the image of that number.
         """
-        piece = crop(self.image, Box.from_any(box, self.image.size))
+        whole = self.images[image]
+        piece = crop(whole, Box.from_any(box, whole.size))
         return Reading(self.lens, (*self._prepared, PreparedImage(piece)), parent=self)
 
     def pixel_gradient(self, question: str) -> tuple[Array, ...]:
@@ -200,7 +194,7 @@ class Reading:
     def _see_images(self) -> None:
         """Have the processor make its features of every image, once."""
         if not all(one.features for one in self._prepared):
-            self.prompt(_PROBES[0])
+            self.prompt(_PROBE)
 
     def columns(self, prompt: Prompt) -> list[int]:
         """Where the images' tokens stand among the keys that the language model's attention looks at."""
@@ -245,43 +239,77 @@ class Reading:
     def _whole_prompts(self) -> bool:
         return self.lens.structure.strategy in ("one_pass", "eager")
 
-    def _read(self, known: _State | None) -> _State | None:
-        """Prefill the images (on a cache that holds some already), if they come before every question alike."""
-        if self.lens.structure.strategy != "shared":
-            return None
-        first, second = (self.prompt(probe) for probe in _PROBES)
-        stop = first.end_of_images
-        if not torch.equal(first.ids[:, :stop], second.ids[:, :stop]):
-            return None
-        return self._advance(first, stop, known if self.lens.spec.language_model.appends_images else None)
-
     def _ask(self, question: str) -> _State:
         """The state before the last token of `question`'s prompt; that of the last question is kept."""
-        if self._asked is not None and self._asked[0] == question:
-            return self._asked[1]
-        if self._whole_prompts and self._whole_cache() is None:
-            prompt = self.prompt(question)  # a pass would leave nothing to go on from
-            state = _State(prompt, self.lens.generator.positions(prompt), None)
-        elif self._whole_prompts:
-            state = self._whole_pass(question, gradients=False)[0]
-        else:
-            prompt = self.prompt(question)
-            state = self._advance(prompt, prompt.length - 1, self._prefix)
-        self._asked = (question, state)
-        return state
+        if self._asked is None or self._asked[0] != question:
+            run = self._run_whole if self._whole_prompts else self._run_tail
+            self._asked = (question, run(self.prompt(question)))
+        return self._asked[1]
+
+    def _run_whole(self, prompt: Prompt) -> _State:
+        """The whole prompt by the whole model; where it leaves no cache to go on from, what asks runs it."""
+        lens, cache, positions = self.lens, self._whole_cache(), self.lens.generator.positions(prompt)
+        if cache is None:
+            return _State(prompt, positions, None)
+        log_probs = self._log_probs({**self.inputs(prompt), "past_key_values": cache, "use_cache": True})
+        lens.meter.forward(_image_tokens(prompt.positions))
+        return _State(prompt, positions, branch(cache, prompt.length - 1), log_probs)
+
+    def _run_tail(self, prompt: Prompt) -> _State:
+        """What is new of `prompt` on the images' cache; the first question brings the images with it."""
+        shared = self.lens.structure.strategy == "shared"
+        if can_be_cut(new_cache(self.lens.generator.model)):
+            state = self._advance(prompt, prompt.length, self._known())
+            if shared and self._prefix is None and state.cache is not None:
+                self._prefix = replace(state, cache=branch(state.cache, prompt.end_of_images), log_probs=None)
+            return state
+        if shared and self._prefix is None and self._begins_alike(prompt):
+            self._prefix = self._advance(prompt, prompt.end_of_images, self._known())
+        return self._advance(prompt, prompt.length - 1, self._known())
+
+    def _known(self) -> _State | None:
+        """The most that is read of these images, or of those before the last crop."""
+        if self._prefix is not None or self._parent is None or not self.lens.spec.language_model.appends_images:
+            return self._prefix
+        return self._parent._known()
+
+    def _begins_alike(self, prompt: Prompt) -> bool:
+        """Whether what comes before the end of the images is the same for another question."""
+        stop = prompt.end_of_images
+        return torch.equal(prompt.ids[:, :stop], self.prompt(_PROBE).ids[:, :stop])
 
     def _advance(self, prompt: Prompt, stop: int, known: _State | None) -> _State:
-        """The state of `prompt` up to token `stop`, starting from `known` where the prompt begins so."""
-        lens, positions = self.lens, self.lens.generator.positions(prompt)
+        """The state of `prompt` up to token `stop`, starting from `known` where the prompt begins so; of a whole prompt
+        that without its last token."""
+        lens, positions, log_probs = self.lens, self.lens.generator.positions(prompt), None
         if known is not None and known.cache is not None and known.begins(prompt, positions):
             cache, held = branch(known.cache), len(known.prompt.images)
         else:
             cache, held = new_cache(lens.generator.model), 0
         if cache.get_seq_length() < stop:
             vision = on_device(prompt.vision(held), lens.model) if held < len(prompt.images) else None
-            lens.generator.extend(prompt, positions, stop, cache, vision)
+            log_probs = lens.generator.extend(prompt, positions, stop, cache, vision)
             lens.meter.forward(_image_tokens(prompt.positions[held:]))
-        return _State(prompt, positions, cache)
+        if stop < prompt.length:
+            return _State(prompt, positions, cache)
+        return _State(prompt, positions, branch(cache, stop - 1), log_probs)
+
+    @torch.no_grad()
+    def _run_out(self, asked: _State) -> Tensor:
+        """log p of the token after the prompt, whose last token, or all of it, has not run."""
+        lens, length = self.lens, asked.prompt.length
+        if asked.cache is None:
+            log_probs = self._log_probs(self.inputs(asked.prompt))
+            lens.meter.forward(_image_tokens(asked.prompt.positions))
+            return log_probs
+        log_probs = lens.generator.extend(asked.prompt, asked.positions, length, branch(asked.cache))
+        lens.meter.forward()
+        return log_probs
+
+    @torch.no_grad()
+    def _log_probs(self, inputs: dict[str, Any]) -> Tensor:
+        logits: Tensor = self.lens.model(**inputs).logits
+        return logits[0, -1].float().log_softmax(-1)
 
     def _replay(self, question: str, gradients: bool) -> Trace:
         lens, asked = self.lens, self._ask(question)
@@ -306,15 +334,14 @@ class Reading:
             inputs |= {"past_key_values": cache, "use_cache": True}
         captured = capture.one_pass(lens.model, lens.tracer, lens.structure, inputs, gradients)
         lens.meter.forward(_image_tokens(prompt.positions))
-        if cache is not None:
-            take_back(cache)
-        return _State(prompt, lens.generator.positions(prompt), cache), captured
+        kept = None if cache is None else branch(cache, prompt.length - 1)
+        return _State(prompt, lens.generator.positions(prompt), kept), captured
 
     def _whole_cache(self) -> DynamicCache | None:
-        """An empty cache for a whole prompt, where its last token can be taken back out of it."""
+        """An empty cache for a whole prompt, where its last token can be left out of it again."""
         structure = self.lens.structure
         cache = new_cache(structure.generator) if structure.keys == "prompt" else None
-        return cache if cache is not None and gives_back(cache) else None
+        return cache if cache is not None and can_be_cut(cache) else None
 
     def _check_context(self, tokens: int) -> None:
         context = self.lens.structure.context
