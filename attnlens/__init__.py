@@ -40,7 +40,10 @@ __all__ = [
     "ask",
     "attribution",
     "boxes",
+    "canvas",
+    "croppers",
     "evaluate",
+    "frames",
     "load",
     "maps",
     "pocket",
@@ -56,11 +59,10 @@ _HOMES = {
     "ImportanceMap": "attnlens.importance",
     "Recipe": "attnlens.recipes",
     "ask": "attnlens.recipes",
+    "frames": "attnlens.video",
     "load": "attnlens.lens",
 }
-_SUBMODULES = frozenset(
-    {"adapters", "answers", "attribution", "boxes", "evaluate", "maps", "pocket", "recipes", "show"}
-)
+_SUBMODULES = frozenset(__all__) - frozenset(_HOMES) - {"__version__"}
 
 
 def __getattr__(name: str) -> Any:

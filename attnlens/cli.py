@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from attnlens.recipes import Result
 
 DEFAULT_MODEL = "pocket/llava"
+WIDE = 240
+"""Columns of a table that no person looks at: a line for each row, to be searched."""
 DEMO_AREA = 0.004
 """Of the demo's sign, relative to the image: too small for the model to read, large enough to be noticed."""
 
@@ -247,16 +249,26 @@ def look(
 
 
 @recipes_app.command("list")
-def list_recipes() -> None:
-    """The recipes that can be used by name, and what each does. A YAML file works in place of a name."""
+def list_recipes(as_json: Json = False) -> None:
+    """The recipes that can be used by name: what each looks for, what it costs, and where it is from.
+
+    Passes are those of the model beyond the first answer's: a [bold]tail[/] is a question on an image that is read
+    already, a [bold]whole[/] one reads it again. A YAML file works in place of a name.
+    """
+    from dataclasses import asdict
+
     from attnlens import recipes
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name in recipes.names():
-        table.add_row(name, Text(recipes.describe(name)))
-    Console().print(table)
+    cards = {name: recipes.card(name) for name in recipes.names()}
+    if as_json:
+        print_json(recipes={name: asdict(one) for name, one in cards.items()})
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("recipe", "signal", "passes", "gradient", "regions", "source"):
+        table.add_column(title, style="bold" if title == "recipe" else "", no_wrap=title == "recipe", overflow="fold")
+    for name, one in cards.items():
+        table.add_row(name, one.signal, one.passes, "yes" if one.gradient else "no", one.regions, one.source)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 def _ask(lens: Lens, image: Any, question: str, recipe: str, **options: Any) -> Result:

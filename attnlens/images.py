@@ -23,8 +23,8 @@ ImageSource = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 """A path, a PIL image, or an array [height, width] or [height, width, 1 | 3 | 4]."""
 
 _SLACK = 1e-3  # how far resampling may carry a float array outside 0..1
-# What PIL's decoders raise on files that are damaged in one way or another.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+BROKEN = (OSError, SyntaxError, TypeError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+"""What PIL's decoders raise on files that are damaged in one way or another."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -78,7 +78,7 @@ def _from_file(path: str) -> Image.Image:
             f"{path!r} is too large to open safely: {error} Scale it down, or open it with PIL under a limit of your "
             "own (PIL.Image.MAX_IMAGE_PIXELS) and pass the image."
         ) from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise AttnLensError(f"{path!r} cannot be read: {error}. Check that it may be read, or copy it again.") from None
 
 
@@ -87,11 +87,11 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         raise AttnLensError(f"{name} has {image.width} x {image.height} pixels; expected at least 1 x 1.")
     try:
         image.load()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise AttnLensError(f"{name} is damaged or cut short: {error}. Copy or download it again.") from None
     try:
         return _rgb(ImageOps.exif_transpose(image))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise AttnLensError(f"{name} cannot be converted to RGB: {error}. Convert it first, say to PNG.") from None
 
 

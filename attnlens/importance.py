@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from attnlens.canvas import outlined
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid, Spans, overlaps
 from attnlens.images import ImageSource, open_image
@@ -82,6 +83,26 @@ class ImportanceMap:
             _check_same_grid(maps[0].grid, other.grid)
         return ImportanceMap(np.mean([m.values for m in maps], axis=0, dtype=np.float64), maps[0].grid)
 
+    @staticmethod
+    def product(maps: Sequence[ImportanceMap]) -> ImportanceMap:
+        """What one or more maps on the same grid agree on: their cell-wise product, which sums to 1.
+
+        So no map counts for more by its scale. The product is taken in the logarithm (float64), lest many maps, or
+        small values, come to nothing. A cell that is zero in one map is zero; where that leaves none, the map of zeros
+        comes back, which says as little as any flat one. Raises AttnLensError for cells that are negative, infinite or
+        NaN.
+        """
+        if not maps:
+            raise AttnLensError("There is no map to multiply; expected at least one.")
+        logarithm = np.zeros(maps[0].grid.shape)
+        for one in maps:
+            _check_same_grid(maps[0].grid, one.grid)
+            with np.errstate(divide="ignore"):
+                logarithm += np.log(_weights(one))
+        highest = logarithm.max()
+        product = np.exp(logarithm - highest) if highest > -math.inf else np.zeros_like(logarithm)
+        return ImportanceMap(product.astype(np.float32), maps[0].grid).normalised()
+
     def __mul__(self, other: ImportanceMap | float) -> ImportanceMap:
         """Cell by cell with a map on the same grid, or by a number."""
         if isinstance(other, ImportanceMap):
@@ -107,6 +128,18 @@ class ImportanceMap:
                 "Look for NaN, inf or negative cells in its values."
             )
         return ImportanceMap(self.values / total, self.grid)
+
+    def entropy(self) -> float:
+        """How spread out the map is: the Shannon entropy of its cells, as parts of their sum, in nats.
+
+        0 when all lies in one cell, log(rows * cols) when it is flat. A further look that no longer lowers it has
+        nothing left to find (the spatial entropy of Entropy-Gradient Grounding, arXiv 2604.08456; the unit is a
+        choice of ours). NaN for a map of zeros, which lies nowhere. Raises AttnLensError for cells that are negative,
+        infinite or NaN.
+        """
+        weights = _weights(self)
+        shares = weights[weights > 0] / max(weights.sum(), 1e-300)
+        return float(-(shares * np.log(shares)).sum()) if shares.size else math.nan
 
     def inside(self, box: Sequence[float]) -> float:
         """The sum of the cells inside `box` (original pixels), each counted by the fraction of its area inside it."""
@@ -163,9 +196,18 @@ class ImportanceMap:
         seen = Image.fromarray((ImportanceMap(finite, self.grid).to_pixels() > 0).astype(np.uint8) * np.uint8(255))
         grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (128, 128, 128)), 0.5)
         overlaid = Image.composite(hot, grey, seen)
-        if box is not None:
-            _outline(overlaid, Box.from_any(box, picture.size).to_pixels(picture.size))
-        return overlaid
+        return overlaid if box is None else outlined(overlaid, [box], "lime", rim="black")
+
+
+def _weights(importance: ImportanceMap) -> npt.NDArray[np.float64]:
+    """float64 [rows, cols]: the values, none of which may be less than nothing."""
+    values = importance.values.astype(np.float64)
+    if not (np.isfinite(values).all() and values.min() >= 0):
+        raise AttnLensError(
+            f"The map's cells run from {values.min():g} to {values.max():g}; expected finite ones of 0 or more. Count "
+            "negative ones as zero, or from the minimum: ImportanceMap(m.values - m.values.min(), m.grid)."
+        )
+    return values
 
 
 def box_ratios(values: Floats, grid: Grid, box: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -255,11 +297,3 @@ def _levels(values: Floats, finite: npt.NDArray[np.bool_]) -> Floats:
     numbers = np.where(finite, values, values[finite].min() if finite.any() else 0).astype(np.float64)
     low, high = numbers.min(), numbers.max()
     return ((numbers - low) / max(high - low, 1e-300)).astype(np.float32)
-
-
-def _outline(image: Image.Image, box: Box) -> None:
-    line = max(1, round(min(image.size) / 150))
-    corners = (box.x1, box.y1, box.x2 - 1, box.y2 - 1)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle(corners, outline="black", width=line + 2)
-    draw.rectangle(corners, outline="lime", width=line)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "attnlens"
 FLOORS = [
     {"errors"},
     {"geometry"},
-    {"images"},
+    {"images", "canvas", "video"},
     {"importance", "adapters"},
     {"lens", "pocket"},
     {"maps", "answers", "boxes", "croppers"},
@@ -37,7 +37,7 @@ UPWARD = {
     ("conformance", "attnlens"): "findings and drafts name the version of attnlens that made them",
 }
 LAYOUTS_KNOW = {"errors", "geometry", "adapters"}
-NEVER_TORCH = {"boxes", "importance", "adapters", "geometry", "images", "errors", "show", "pocket"}
+NEVER_TORCH = {"boxes", "importance", "adapters", "canvas", "errors", "video", "geometry", "images", "pocket", "show"}
 
 
 def modules() -> list[Path]:

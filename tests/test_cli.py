@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import attnlens
 from attnlens import Box, Grid, ImportanceMap
+from attnlens.boxes import Found
 from attnlens.cli import app
 from attnlens.errors import AttnLensError
 from attnlens.lens.cost import Cost
@@ -74,7 +75,7 @@ def calls(monkeypatch):
         boxes = [] if recipe == "none" else [Box(200, 100, 300, 200.5)]
         importance = a_map(image.size) if recipe == "rel-att" else None
         cost = Cost(prefills=2, forwards=5, image_tokens=136, seconds=0.25)
-        return Result(question, image, "8", "7", boxes, importance, cost)
+        return Result(question, (image,), "8", "7", [Found(box, 1.0, True) for box in boxes], importance, cost)
 
     def relative_attention(reading, question, layer=None):
         calls.layers.append(layer)
@@ -142,7 +143,7 @@ def test_ask_json_is_one_object_and_nothing_else_on_stdout(calls, photo, tmp_pat
         "boxes": [[200, 100, 300, 200.5]],
         "model": "pocket/llava",
         "recipe": "rel-att",
-        "cost": {"prefills": 2, "forwards": 5, "backwards": 0, "image_tokens": 136, "seconds": 0.25},
+        "cost": {"prefills": 2, "forwards": 5, "backwards": 0, "image_tokens": 136, "external": 0, "seconds": 0.25},
         "picture": str(tmp_path / "deep" / "out.png"),
     }
     assert "a library prints something" in done.stderr
@@ -327,9 +328,13 @@ def test_adapters_draft_writes_a_file_that_passes_and_leaves_one_that_is_there(t
 
 
 def test_recipes_list_says_what_each_does():
-    done = run("recipes", "list")
-    for name in ("none", "human", "rel-att", "grad-att", "pure-grad", "rel-att-high"):
-        assert name in done.stdout
+    lines = {line.split()[0]: line for line in run("recipes", "list").stdout.splitlines()}
+    for name in ("none", "human", "rel-att", "focus", "zoomeye", "entropy", "hide", "laser", "loc-heads", "clip"):
+        assert name in lines
+    assert "yes" in lines["grad-att"].split()
+    assert "2506.21710" in lines["focus"]
+    told = json.loads(run("recipes", "list", "--json").stdout)["recipes"]
+    assert told["entropy"]["gradient"] is True
 
 
 def shell(*arguments, cwd):
@@ -359,7 +364,9 @@ def test_every_family_can_be_asked_and_looked_into(family, folders, tmp_path):
     tiny.images("landscape", 1)[0].save(photo)
     asked = run("ask", photo, "what is written on the red sign?", "-m", folders[family], "--json", "-n", 3)
     assert asked.exit_code == 0, asked.output
-    assert set(json.loads(asked.stdout)["cost"]) == {"prefills", "forwards", "backwards", "image_tokens", "seconds"}
+    assert set(json.loads(asked.stdout)["cost"]) == {
+        *("prefills", "forwards", "backwards", "image_tokens", "external", "seconds")
+    }
     target = tmp_path / "look.png"
     looked = run("look", photo, "what is written on the red sign?", "-m", folders[family], "--json", "-o", target)
     assert looked.exit_code == 0, looked.output

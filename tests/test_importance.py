@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attnlens import AttnLensError, Box, Grid, ImportanceMap
-from attnlens.boxes import tiles
+from attnlens.boxes import search, tiles
 
 
 def regular(values, image_size):
@@ -203,6 +203,66 @@ def test_a_map_without_a_positive_sum_is_not_normalised(cell):
         regular([[1, 2], [3, cell]], (20, 20)).normalised()
 
 
+@given(st.integers(1, 5), st.integers(0, 999))
+def test_the_product_of_maps_is_that_of_their_cells_and_sums_to_one(number, seed):
+    cells = np.random.default_rng(seed).random((number, 3, 4))
+    expected = [[math.prod(one[row, col] for one in cells) for col in range(4)] for row in range(3)]
+    total = math.fsum(map(math.fsum, expected))
+    product = ImportanceMap.product([regular(one, (40, 30)) for one in cells])
+    assert product.values / np.array(expected) == pytest.approx(1 / total, rel=1e-5)
+
+
+@given(st.lists(st.floats(1e-30, 1e30), min_size=3, max_size=3))
+def test_the_scale_of_a_map_does_not_count_in_a_product(scales):
+    one, other = regular([[1, 2], [3, 4]], (20, 20)), regular([[4, 3], [1, 0]], (20, 20))
+    product = ImportanceMap.product([one * scales[0], other * scales[1], one * scales[2]])
+    assert product.values.ravel() == pytest.approx(np.array([4, 12, 9, 0]) / 25, rel=1e-5)
+
+
+def test_the_product_of_many_maps_does_not_vanish():
+    m = regular([[1e-20, 2e-20], [1e-20, 1e-20]], (20, 20))
+    assert ImportanceMap.product([m] * 40).values[0, 1] == pytest.approx(1)
+
+
+def test_maps_that_agree_on_nothing_have_a_product_of_zeros():
+    one, other = regular([[1, 0]], (20, 20)), regular([[0, 1]], (20, 20))
+    assert ImportanceMap.product([one, other]).values.tolist() == [[0, 0]]
+    assert ImportanceMap.product([one, one * 0]).values.tolist() == [[0, 0]]
+    assert not search(ImportanceMap.product([one, other]), window=5)[0].confident
+
+
+def test_a_product_needs_maps_on_the_same_grid():
+    with pytest.raises(AttnLensError, match="at least one"):
+        ImportanceMap.product([])
+    with pytest.raises(AttnLensError, match="different grids"):
+        ImportanceMap.product([regular([[1, 2]], (20, 20)), regular([[1, 2]], (20, 21))])
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 999), st.floats(1e-20, 1e20))
+def test_the_entropy_is_that_of_the_cells_as_probabilities_in_nats(rows, cols, seed, scale):
+    values = np.random.default_rng(seed).random((rows, cols)) ** 4
+    values[0, 0] = 0.5
+    values[values < 0.01] = 0
+    m = regular(values, (60, 60)) * scale
+    p = [value / values.sum() for value in values.ravel() if value > 0]
+    assert m.entropy() == pytest.approx(-math.fsum(one * math.log(one) for one in p), rel=1e-5, abs=1e-6)
+
+
+def test_the_entropy_is_greatest_for_a_flat_map_and_zero_for_a_single_cell():
+    assert regular(np.ones((3, 4)), (40, 30)).entropy() == pytest.approx(math.log(12))
+    assert regular([[0, 7], [0, 0]], (40, 30)).entropy() == 0
+    assert math.isnan(regular(np.zeros((3, 4)), (40, 30)).entropy())
+
+
+@pytest.mark.parametrize("cell", [math.nan, math.inf, -0.5])
+def test_maps_that_are_no_shares_of_a_whole_have_no_entropy_and_no_product(cell):
+    m = regular([[1, 2], [3, cell]], (20, 20))
+    with pytest.raises(AttnLensError, match="expected finite ones of 0 or more"):
+        m.entropy()
+    with pytest.raises(AttnLensError, match="expected finite ones of 0 or more"):
+        ImportanceMap.product([m])
+
+
 def test_stitched_maps_lie_where_their_tiles_were():
     boxes = tiles((1500, 2000), 1024)
     parts = [[regular(np.full((2, 3), 10 * i + j), (750, 1000)) for j in range(2)] for i in range(2)]
@@ -246,14 +306,15 @@ def test_what_was_not_seen_and_what_is_not_finite_is_grey():
     assert not is_grey[:, 20:50].any()
 
 
-def test_the_outline_of_a_box_is_drawn_inside_it():
+def test_the_outline_of_a_box_is_drawn_around_it_and_hides_nothing_of_it():
     m = regular(np.zeros((2, 2)), (100, 100))
     plain, boxed = (np.asarray(m.overlay(Image.new("RGB", (100, 100)), box=box)) for box in (None, (20, 30, 60, 70)))
     changed = np.argwhere((plain != boxed).any(axis=2))
-    assert changed.min(axis=0).tolist() == [30, 20]
-    assert changed.max(axis=0).tolist() == [69, 59]
-    assert (boxed[30, 40] == (0, 255, 0)).all()
-    assert (boxed[50, 40] == plain[50, 40]).all()
+    assert changed.min(axis=0).tolist() == [28, 18]
+    assert changed.max(axis=0).tolist() == [71, 61]
+    assert (boxed[29, 40] == (0, 255, 0)).all()
+    assert (boxed[28, 40] == (0, 0, 0)).all()
+    assert (boxed[30:70, 20:60] == plain[30:70, 20:60]).all()
 
 
 def test_an_overlay_on_another_image_is_refused():

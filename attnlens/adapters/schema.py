@@ -112,6 +112,13 @@ class Defaults(Strict):
     )
     connector_layer: int | Literal["mean"] = "mean"
     window: int | None = Field(default=None, gt=0, description="side of the smallest crop, in original pixels")
+    value_layers: tuple[int, int] | None = Field(
+        default=None,
+        description="first and last layer whose cached values show where an object is; None: the last half",
+    )
+    preset: str | None = Field(
+        default=None, description="the family's name among the settings of FOCUS and ZoomEye, where there are some"
+    )
 
 
 class AdapterSpec(Strict):

@@ -15,9 +15,14 @@ Region = Found | Sequence[float]
 """A `Found`, or (x1, y1, x2, y2) in pixels of the first image."""
 
 
+def number_of(region: Region) -> int:
+    """Which of a reading's images a region lies in."""
+    return region.image if isinstance(region, Found) else 0
+
+
 def image_of(reading: Reading, region: Region) -> Image.Image:
     """The image that a region lies in."""
-    return reading.images[region.image if isinstance(region, Found) else 0]
+    return reading.image_at(number_of(region))
 
 
 def box_of(reading: Reading, region: Region) -> Box:

@@ -23,13 +23,15 @@ FEW_STEPS = 4
 class Preset:
     """The settings of FOCUS for one model family; contradictory ones raise AttnLensError.
 
-    `layers`: (first, end), half-open, 0-based, of the layers whose values make the relevance map. `anchors`,
-    `few_anchors`, `smallest`, `largest`, `distance`, `threshold`, `iou`: see `propose`. `keep`: the confidence from
-    which a region counts as one of several targets (type 2). `apart`: how far apart, in original pixels, two targets
-    have to be to be pasted on a canvas instead of cropped together; None for models that get every crop by itself.
+    `layers`: (first, end), half-open, 0-based, of the layers whose values make the relevance map, in a model of `depth`
+    layers (None: of any). `anchors`, `few_anchors`, `smallest`, `largest`, `distance`, `threshold`, `iou`: see
+    `propose`. `keep`: the confidence from which a region counts as one of several targets (type 2). `apart`: how far
+    apart, in original pixels, two targets have to be to be pasted on a canvas instead of cropped together; None for
+    models that get every crop by itself.
     """
 
     layers: tuple[int, int]
+    depth: int | None = None
     anchors: int = 30
     few_anchors: int = 30
     smallest: int = 3
@@ -57,6 +59,11 @@ class Preset:
             if not 0 <= getattr(self, name) <= 1:
                 raise AttnLensError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to 1.")
 
+    def layers_of(self, depth: int) -> tuple[int, int]:
+        """The first and the last of the layers, in a model of `depth` layers: as deep as in the preset's."""
+        first, end = (round(edge * depth / (self.depth or depth)) for edge in self.layers)
+        return first, max(first, end - 1)
+
     def proposing(self, steps: int = 8) -> dict[str, Any]:
         """The options of `propose`, where `steps` regions are to be asked about."""
         if not is_count(steps):
@@ -75,10 +82,10 @@ class Preset:
 # LLaVA-OneVision its table says 21..28 and its text 14..28; the table's are the ones under "last 25-60%" by themselves.
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "llava-1.5": Preset((14, 32), few_anchors=15, distance=3),
-        "llava-1.5/vstar": Preset((14, 32), few_anchors=15, distance=2),
-        "llava-onevision": Preset((21, 28), keep=0.5, apart=None),
-        "llava-onevision/vstar": Preset((21, 28), largest=9, keep=0.5, apart=None),
+        "llava-1.5": Preset((14, 32), 32, few_anchors=15, distance=3),
+        "llava-1.5/vstar": Preset((14, 32), 32, few_anchors=15, distance=2),
+        "llava-onevision": Preset((21, 28), 28, keep=0.5, apart=None),
+        "llava-onevision/vstar": Preset((21, 28), 28, largest=9, keep=0.5, apart=None),
     }
 )
 """The paper's table; the names with /vstar are the settings for the V* benchmark where they differ."""

@@ -12,19 +12,21 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
 
 
-def detector(model: Any, processor: Any = None, *, threshold: float = 0.25) -> Regions:
+def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, device: Any = None) -> Regions:
     """(image) -> the boxes of everything detected with a confidence above `threshold`, surest first.
 
     `model`: an object detection model (`YolosForObjectDetection`, `RTDetrForObjectDetection`, ...) with its image
-    processor, or the folder or Hugging Face id of both. The paper has YOLOv8 with 0.25, whose licence is not ours to
-    hand on. Boxes are whole pixels inside the image; those of less than one are left out. Raises AttnLensError when the
-    model's scores or boxes are NaN.
+    processor, or the folder or Hugging Face id of both; `device`: where to put it, as torch names it (None: where it
+    is). The paper has YOLOv8 with 0.25, whose licence is not ours to hand on. Boxes are whole pixels inside the image;
+    those of less than one are left out. Raises AttnLensError when the model's scores or boxes are NaN.
     """
     if not 0 <= threshold < 1:
         raise AttnLensError(
             f"threshold is {threshold!r}; expected a confidence from 0 up to, but not, 1 (paper: 0.25)."
         )
-    model, processor = model_and_processor(model, processor, "AutoModelForObjectDetection", "AutoImageProcessor")
+    model, processor = model_and_processor(
+        model, processor, "AutoModelForObjectDetection", "AutoImageProcessor", device
+    )
 
     def regions(image: Image.Image) -> list[Box]:
         import torch

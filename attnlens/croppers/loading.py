@@ -8,10 +8,12 @@ from typing import Any
 from attnlens.errors import AttnLensError, first_line
 
 
-def model_and_processor(model: Any, processor: Any, model_class: str, processor_class: str) -> tuple[Any, Any]:
+def model_and_processor(
+    model: Any, processor: Any, model_class: str, processor_class: str, device: Any = None
+) -> tuple[Any, Any]:
     """The two, loaded by the transformers classes of these names where `model` is a folder or a Hugging Face id.
 
-    The model is put into eval mode.
+    The model is put into eval mode and on `device`; None: it stays where it is, which is the CPU for one just loaded.
     """
     import transformers
 
@@ -21,7 +23,7 @@ def model_and_processor(model: Any, processor: Any, model_class: str, processor_
                 f"{type(model).__name__} came without processor=. Give the processor that belongs to it, too, or the "
                 "name or folder that holds both."
             )
-        return model.eval(), processor
+        return _placed(model.eval(), device), processor
     name = os.fspath(model)
     try:
         loaded = getattr(transformers, model_class).from_pretrained(name)
@@ -33,7 +35,17 @@ def model_and_processor(model: Any, processor: Any, model_class: str, processor_
             "weights and processor, a Hugging Face id (downloaded before, or with a network), or model= and processor= "
             "in memory."
         ) from error
-    return loaded.eval(), processor
+    return _placed(loaded.eval(), device), processor
+
+
+def _placed(model: Any, device: Any) -> Any:
+    try:
+        return model if device is None else model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is unknown or not there
+        raise AttnLensError(
+            f"{type(model).__name__} cannot be put on the device {str(device)!r}: {first_line(error)} Use cpu, or cuda "
+            "with a GPU."
+        ) from error
 
 
 def picture_inputs(processor: Any, model: Any, image: Any) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import is_count
 
 
-def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32) -> Scorer:
+def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32, device: Any = None) -> Scorer:
     """(crops, text) -> for each crop its CLIP logit: the cosine of crop and text, times the model's own scale.
 
-    `model`: a `CLIPModel` with its `CLIPProcessor`, or the folder or Hugging Face id of both. Crops are seen `batch` at
-    a time, each as the processor prepares it (CLIP's own cuts out the centre square). A text that is longer than the
-    model reads raises AttnLensError.
+    `model`: a `CLIPModel` with its `CLIPProcessor`, or the folder or Hugging Face id of both; `device`: where to put
+    it, as torch names it (None: where it is). Crops are seen `batch` at a time, each as the processor prepares it
+    (CLIP's own cuts out the centre square). A text that is longer than the model reads raises AttnLensError.
     """
     if not is_count(batch):
         raise AttnLensError(f"batch is {batch!r}; expected a whole number of crops, at least 1.")
-    clip, prepare = model_and_processor(model, processor, "AutoModel", "AutoProcessor")
+    clip, prepare = model_and_processor(model, processor, "AutoModel", "AutoProcessor", device)
     room = clip.config.text_config.max_position_embeddings
 
     def scorer(crops: Sequence[Image.Image], text: str) -> list[float]:

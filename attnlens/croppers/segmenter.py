@@ -29,6 +29,7 @@ def segmenter(
     stability: float = 0.95,
     iou: float = 0.7,
     batch: int = 64,
+    device: Any = None,
 ) -> Regions:
     """(image) -> the tight boxes of all good masks, best first.
 
@@ -38,14 +39,15 @@ def segmenter(
     the one of best quality. These are the defaults of SAM's authors; ViCrop's paper says "all masks". Boxes are those
     of the masks as the decoder gives them, a quarter of the model's canvas each way, so exact to four canvas pixels.
 
-    `model`: a `SamModel` with its image processor (or `SamProcessor`), or the folder or Hugging Face id of both.
+    `model`: a `SamModel` with its image processor (or `SamProcessor`), or the folder or Hugging Face id of both;
+    `device`: where to put it, as torch names it (None: where it is).
     """
     if not (is_count(points) and is_count(batch)):
         raise AttnLensError(f"points is {points!r} and batch {batch!r}; expected whole numbers, at least 1.")
     for name, value in (("quality", quality), ("stability", stability), ("iou", iou)):
         if not 0 <= value <= 1:
             raise AttnLensError(f"{name} is {value!r}; expected a number from 0 to 1.")
-    model, processor = model_and_processor(model, processor, "AutoModel", "AutoImageProcessor")
+    model, processor = model_and_processor(model, processor, "AutoModel", "AutoImageProcessor", device)
     prepare = getattr(processor, "image_processor", processor)
 
     def regions(image: Image.Image) -> list[Box]:

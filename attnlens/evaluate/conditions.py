@@ -24,7 +24,7 @@ from attnlens.recipes import Recipe
 BASELINES = ("none", "human", "centre", "random")
 BY_TASK = ("none", "human", "rel-att", "grad-att")
 EXTERNAL = ("clip", "yolo", "sam")
-"""Croppers that do not look into the model (Table 4), where the package has them."""
+"""Recipes that need another model, which is not bundled: they are compared where one is given."""
 ATTENTION = ("rel-att", "grad-att")
 """The recipes that read one layer."""
 PURE = "pure-grad"
@@ -93,7 +93,8 @@ def box_of(name: str, lens: Lens, example: Example, image_size: tuple[int, int])
 
 
 def _searches(name: str) -> bool:
-    return name in EXTERNAL or recipes.named(name).map is not None
+    recipe = recipes.named(name)
+    return name not in EXTERNAL and (recipe.map is not None or recipe.look is not None)
 
 
 def _given(stage: Any) -> Any:

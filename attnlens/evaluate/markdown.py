@@ -14,6 +14,9 @@ from attnlens.evaluate.tables import BINS, ordered, recipes
 Numbers = Mapping[str, Any]
 Rows = Iterable[Sequence[str]]
 
+_COST = {"prefills": "prefills", "forwards": "forwards", "backwards": "backwards", "image_tokens": "image tokens"}
+_OTHERS = "external"  # of no interest where no recipe has other models look
+
 _CHOICES = {
     "layer=mean": "the mean of all layers",
     "criterion=sum": "boxes searched by sum, as in the paper, not by density",
@@ -178,18 +181,21 @@ def _kinds(numbers: Numbers) -> list[str]:
 
 
 def _cost(numbers: Numbers) -> list[str]:
-    fields = ("prefills", "forwards", "backwards", "image_tokens")
+    columns, note = dict(_COST), ""
+    costs = [cost for bins in numbers["cost"].values() for names in bins.values() for cost in names.values()]
+    if any(cost.get(_OTHERS) for cost in costs):
+        columns[_OTHERS] = "pictures"
+        note = " Pictures are what CLIP, a detector or a segmenter has looked at."
     rows = []
     for model, bins in numbers["cost"].items():
         for size, name in _priced(bins):
-            values = [f"{bins[size][name][field]:.1f}".removesuffix(".0") for field in fields]
+            values = [f"{bins[size][name].get(field, 0):.1f}".removesuffix(".0") for field in columns]
             rows.append([model, name, size, *values])
-    header = ["model", "crop", "size", "prefills", "forwards", "backwards", "image tokens"]
     return [
         "## Cost per question",
         "Mean work of the model for one question, everything included: passes over image tokens, passes over prompt "
-        "tokens, gradient passes, and image tokens prefilled. The first answer is part of it.",
-        _table(header, rows, right=range(3, 7)),
+        f"tokens, gradient passes, and image tokens prefilled. The first answer is part of it.{note}",
+        _table(["model", "crop", "size", *columns.values()], rows, right=range(3, 3 + len(columns))),
     ]
 
 

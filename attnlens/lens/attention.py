@@ -7,6 +7,8 @@ functions are registered with its attention interface instead:
   model's own eager function (so soft-capping and sinks stay the model's). Weights: [batch, heads, 1, keys].
 - `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
 - `attnlens_open` for a connector: the model's own eager function for all queries.
+- `attnlens_chosen`: one of these for what the model goes on with, and beside it the rows of any queries that are
+  chosen, such as some words of the question, by the model's own eager function.
 
 All begin the autograd graph by themselves where gradients are on and nothing before them requires any, so that
 parameters may stay frozen. They are switched on for a stretch of work and off again.
@@ -32,6 +34,7 @@ ROWS = "attnlens_rows"
 CROSSING_ROWS = "attnlens_crossing_rows"
 OPEN = "attnlens_open"
 CUT = "attnlens_cut"
+CHOSEN = "attnlens_chosen"
 
 
 def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -89,7 +92,7 @@ def _crossing_forward(
     return eager(module, query, key, value, _additive(mask, query), **kwargs)
 
 
-def _rows_of(mask: Tensor | None, rows: slice) -> Tensor | None:
+def _rows_of(mask: Tensor | None, rows: slice | list[int]) -> Tensor | None:
     return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
 
 
@@ -112,6 +115,7 @@ AttentionMaskInterface.register(ROWS, _rows_mask)
 AttentionMaskInterface.register(CROSSING_ROWS, _rows_mask)
 AttentionMaskInterface.register(OPEN, eager_mask)
 AttentionMaskInterface.register(CUT, _rows_mask)
+AttentionMaskInterface.register(CHOSEN, _rows_mask)
 
 
 @contextmanager
@@ -130,11 +134,16 @@ def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
             config._attn_implementation_internal = previous
 
 
+def _parts(modules: Iterable[Any]) -> set[int]:
+    """Which module is one of these, or in one; others may share their config, and with it the implementation."""
+    return {id(part) for module in modules for part in module.modules()}
+
+
 @contextmanager
 def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
     """Run `modules` so that no query looks at the keys in `columns`: what depends on them shows in the logits."""
     modules = list(modules)
-    inside = {id(part) for module in modules for part in module.modules()}  # others may share their config
+    inside = _parts(modules)
 
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
@@ -147,6 +156,35 @@ def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
 
     AttentionInterface.register(CUT, forward)
     with implementation(modules, CUT):
+        yield
+
+
+@contextmanager
+def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: Iterable[Any] = ()) -> Iterator[None]:
+    """Run `modules` under the implementation `how`, their weights being those of `queries` alone.
+
+    `queries` are counted from the end, -1 the last. Weights: [batch, heads, queries, keys], without a graph. Where
+    `connector` shares their config (Kosmos-2's does), it runs in the open, and anything else under `how`.
+    """
+    modules, wanted = list(modules), list(queries)
+    inside, connecting = _parts(modules), _parts(connector)
+
+    def forward(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        if id(module) in connecting:
+            return _open_forward(module, query, key, value, attention_mask, **kwargs)
+        output, weights = AttentionInterface()[how](module, query, key, value, attention_mask, **kwargs)
+        if id(module) not in inside:
+            return output, None
+        if weights.shape[2] == query.shape[2]:  # all rows had to be eager
+            return output, weights[:, :, wanted].detach()
+        with torch.no_grad():
+            rows, mask = query[:, :, wanted], _additive(_rows_of(attention_mask, wanted), query)
+            return output, _eager_function(module)(module, rows, key, value, mask, **kwargs)[1]
+
+    AttentionInterface.register(CHOSEN, forward)
+    with implementation(modules, CHOSEN):
         yield
 
 

@@ -1,9 +1,10 @@
-"""The two ways to see the last prompt token's attention, exactly and without an eager prefill.
+"""The ways to see attention exactly and without an eager prefill: two for the last prompt token, one for any others.
 
 A, replay: the last token alone, on the KV cache of all before it. Its rows reach the output through itself only, so
 its own small graph gives the full graph's gradients. Least memory; what a shared prefix needs.
 B, one pass: the whole prompt at once, SDPA for all but the last row. Where image tokens depend on the question; the
 connector's attention and its gradients come out of the same pass, whose whole graph they need.
+Words: on the same cache or in the same one pass, the rows of chosen tokens, without gradients.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlens.lens import multihead
-from attnlens.lens.attention import CROSSING_ROWS, OPEN, ROWS, frozen, implementation
+from attnlens.lens.attention import CROSSING_ROWS, OPEN, ROWS, chosen, frozen, implementation
 from attnlens.lens.structure import Structure
 from attnlens.lens.tracer import Site, Tracer
 
@@ -51,18 +52,47 @@ def one_pass(
     Under the strategy eager, and in the decoder of an encoder-decoder, whose own prompt is a token or two, all rows are
     computed eagerly.
     """
-    how = {"prompt": ROWS, "image": CROSSING_ROWS, "encoder": OPEN}[structure.keys]
-    how = OPEN if structure.strategy == "eager" else how
-    with _seeing(model, structure.attention, how, structure.connector, gradients):
+    with _seeing(model, structure.attention, _how(structure), structure.connector, gradients):
         output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))
         split = len(structure.connector)
         return _captured(output.logits, weights[split:], weights[:split], gradients)
+
+
+def words(
+    model: nn.Module,
+    tracer: Tracer,
+    structure: Structure,
+    inputs: Mapping[str, Any],
+    queries: Sequence[int],
+    connector: Sequence[Site],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The rows of some tokens: per language-model layer [1, heads, words, keys]; and the weights of `connector`.
+
+    `queries`: which tokens of `inputs`, counted from their end, -1 the last. `inputs` are those of the whole prompt, or
+    of what follows a cache, in which no `connector` runs. Other rows are computed as in a prefill.
+    """
+    modules, connecting = (
+        [model.get_submodule(site.path) for site in sites] for sites in (structure.attention, connector)
+    )
+    with (
+        _seeing(model, (), OPEN, connector, gradients=False),
+        chosen(modules, queries, _how(structure), connecting),
+    ):
+        _, weights = tracer.run(inputs, (*connector, *structure.attention))
+    return weights[len(connector) :], weights[: len(connector)]
 
 
 def pixel_gradient(model: Any, inputs: Mapping[str, Any], pixels: Sequence[Tensor]) -> Sequence[Tensor]:
     """d log p(top token) / d each of `pixels`, which `inputs` were made from, through the whole model."""
     with frozen(model), torch.enable_grad():
         return torch.autograd.grad(_top(model(**inputs).logits)[1], list(pixels))
+
+
+def _how(structure: Structure) -> str:
+    """The implementation that a prompt runs under while its rows are looked at."""
+    if structure.strategy == "eager":
+        return OPEN
+    return {"prompt": ROWS, "image": CROSSING_ROWS, "encoder": OPEN}[structure.keys]
 
 
 def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradients: bool) -> Captured:

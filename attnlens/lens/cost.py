@@ -10,18 +10,21 @@ from dataclasses import asdict, dataclass, fields
 
 @dataclass(frozen=True)
 class Cost:
-    """Work done by the model.
+    """Work done by the model, and by others that chose its crop.
 
     `prefills`: passes over image tokens (a crop appended to an image already read counts as one, over the crop
     alone). `forwards`: passes over prompt tokens, prefills included; the passes that generate the answer's tokens
     are not counted, since every method makes them. `backwards`: gradient passes. `image_tokens`: image tokens
-    prefilled, all passes together. `seconds`: wall-clock.
+    prefilled, all passes together. `external`: pictures that other models have looked at, one for each crop that CLIP
+    scores and one for each image that a detector or a segmenter takes in, whatever it is asked about it afterwards.
+    `seconds`: wall-clock, those of other models too.
     """
 
     prefills: int = 0
     forwards: int = 0
     backwards: int = 0
     image_tokens: int = 0
+    external: int = 0
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, int | float]:
@@ -35,7 +38,7 @@ class Cost:
 
 
 class Meter:
-    """Counts what a lens does; `since` gives the cost of a stretch of work."""
+    """Counts what is done for a lens; `since` gives the cost of a stretch of work."""
 
     def __init__(self) -> None:
         self._total = Cost()
@@ -45,6 +48,10 @@ class Meter:
 
     def backward(self) -> None:
         self._total += Cost(backwards=1)
+
+    def external(self, images: int) -> None:
+        """Other models have looked at that many pictures."""
+        self._total += Cost(external=images)
 
     def now(self) -> Cost:
         """The running total, with the clock's reading as `seconds`: subtract two of them."""

@@ -62,8 +62,21 @@ class Lens:
         defaults, layers = self.spec.defaults, self.structure.layers
         if defaults.layer == "mean" or defaults.layers is None:
             return defaults.layer
-        wanted = int((defaults.layer + 0.5) / defaults.layers * (max(layers) + 1))
+        wanted = self._scaled(defaults.layer, defaults.layers)
         return min(layers, key=lambda one: abs(one - wanted))
+
+    @property
+    def value_layers(self) -> tuple[int, int] | None:
+        """The first and the last layer whose cached values show where an object is, as the adapter says, scaled to this
+        model's depth; None where it does not say."""
+        stated, layers = self.spec.defaults.value_layers, self.spec.defaults.layers
+        if stated is None or layers is None:
+            return stated
+        return self._scaled(stated[0], layers), self._scaled(stated[1], layers)
+
+    def _scaled(self, layer: int, depth: int) -> int:
+        """As deep in this model as `layer` in one of `depth` layers."""
+        return int((layer + 0.5) / depth * (max(self.structure.layers) + 1))
 
     def connector_layer(self, layer: int | str | None = None) -> int | None:
         """The same for the connector: the index of one of its attention layers; None stands for the mean of all."""

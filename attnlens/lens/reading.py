@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +20,7 @@ from transformers import DynamicCache
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid
 from attnlens.images import crop
-from attnlens.lens import capture
+from attnlens.lens import capture, hidden
 from attnlens.lens.cache import branch, can_be_cut, new_cache
 from attnlens.lens.cost import Cost
 from attnlens.lens.generator import decoder_prompt, generate
@@ -30,7 +29,8 @@ from attnlens.lens.layouts import Layout
 from attnlens.lens.prompts import PreparedImage, Prompt
 from attnlens.lens.trace import Array, Trace
 from attnlens.lens.values import ValueSimilarity, cosines, words_in
-from attnlens.lens.weights import array, keys_of, patches_of, rows_at
+from attnlens.lens.weights import array, keys_of, patches_of, rows_at, spans_of, word_rows_at
+from attnlens.lens.words import WordAttention, looking
 
 if TYPE_CHECKING:
     from attnlens.lens.lens import Lens
@@ -75,6 +75,7 @@ class Reading:
         self._prepared = tuple(images)
         self._parent = parent
         self._traces: dict[str, Trace] = {}
+        self._sinks: dict[tuple[float, ...], hidden.Marks] = {}
         self._asked: tuple[str, _State] | None = None
         self._prefix: _State | None = None
         self._see_images()  # what is wrong with them shows here, not at the first question
@@ -132,14 +133,76 @@ class Reading:
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
 
+    def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
+        """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
+
+        Exact, with only those rows computed in the open: in one short pass on the images' cache, or in one over the
+        whole prompt where the images cannot be read before the question. Raises AttnLensError for words that do not
+        look at the images.
+        """
+        lens, prompt = self.lens, self.prompt(question)
+        structure, at = lens.structure, looking(prompt, lens.structure, lens.tokenizer, words)
+        whole = structure.strategy != "shared"
+        stop, connector = (prompt.length, structure.connector) if whole else (max(at) + 1, ())
+        inputs = {**self.inputs(prompt), "use_cache": False} if whole else self._tail(prompt, question, stop)
+        queries = [one - stop for one in at]
+        rows, connected = capture.words(lens.model, lens.tracer, structure, inputs, queries, connector)
+        lens.meter.forward(_image_tokens(prompt.positions) if whole else 0)
+        spans, layouts = spans_of(self._keys(prompt)), self.layouts
+        length = spans[-1].stop if structure.keys == "image" else stop
+        return WordAttention(
+            attention=word_rows_at(rows, self.columns(prompt), length),
+            connector_attention=patches_of(connected, layouts),
+            layers=structure.layers,
+            words=at,
+            spans=spans,
+            layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
+        )
+
     def zoom(self, box: Sequence[float], image: int = 0) -> Reading:
         """A reading of these images and, after them, the crop `box` of one of them: only the crop is new work.
 
         `box`: (x1, y1, x2, y2) in pixels of the image of that number.
         """
-        whole = self.images[image]
-        piece = crop(whole, Box.from_any(box, whole.size))
-        return Reading(self.lens, (*self._prepared, PreparedImage(piece)), parent=self)
+        whole = self.image_at(image)
+        return self.with_image(crop(whole, Box.from_any(box, whole.size)))
+
+    def with_image(self, image: Image.Image) -> Reading:
+        """A reading of these images and, after them, an RGB `image`: only that is new work."""
+        return Reading(self.lens, (*self._prepared, PreparedImage(image)), parent=self)
+
+    def image_at(self, number: int) -> Image.Image:
+        """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
+        if not 0 <= number < len(self._prepared):
+            raise AttnLensError(f"There is no image {number}: the reading holds {len(self._prepared)}, counted from 0.")
+        return self._prepared[number].image
+
+    def embedding_gradient(self, question: str) -> tuple[Array, ...]:
+        """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens.hidden`.
+
+        H is the entropy, in nats, of the answer's first token. With cross-attention to the image, the tokens are its
+        keys. One forward and one backward pass of the whole prompt; the vision tower has no graph.
+        """
+        lens, prompt = self.lens, self.prompt(question)
+        found = array(hidden.entropy_gradient(lens.model, lens.structure, self.inputs(prompt), prompt.length))
+        lens.meter.forward(_image_tokens(prompt.positions))
+        lens.meter.backward()
+        return tuple(found[list(positions)] for positions in self._keys(prompt))
+
+    def sinks(self, question: str, tau: float = hidden.TAU) -> hidden.Marks:
+        """Which image tokens are attention sinks at which layer: bool [layers, image_tokens], as in `Trace`.
+
+        A pass of its own over the prompt; where the images are read before the question, as they do not depend on it,
+        the first one serves every question. Raises AttnLensError where image tokens have no hidden state.
+        """
+        lens, prompt = self.lens, self.prompt(question)
+        shared = lens.structure.strategy == "shared"
+        key = (tau, *prompt.ids[0, : prompt.end_of_images if shared else prompt.length].tolist())
+        if key not in self._sinks:
+            found = hidden.sinks(lens.model, lens.structure, self.inputs(prompt), prompt.length, tau)
+            lens.meter.forward(_image_tokens(prompt.positions))
+            self._sinks[key] = found[:, self.columns(prompt)].cpu().numpy()
+        return self._sinks[key]
 
     def pixel_gradient(self, question: str) -> tuple[Array, ...]:
         """d log p(top token) / d pixels, for each image: float32 [channels, height, width] on its canvas.
@@ -294,6 +357,15 @@ class Reading:
             return _State(prompt, positions, cache)
         return _State(prompt, positions, branch(cache, stop - 1), log_probs)
 
+    def _tail(self, prompt: Prompt, question: str, stop: int) -> dict[str, Any]:
+        """The inputs of the tokens behind the images, up to `stop`, on the images' cache."""
+        if self._prefix is None:
+            self._ask(question)  # reads the images once, for other questions too
+        state = self._advance(prompt, prompt.end_of_images, self._known())
+        if state.cache is None:
+            raise AttnLensError(f"{type(self.lens.model).__name__} gave no KV cache to look at the images from.")
+        return self.lens.generator.chunk(prompt, state.positions, prompt.end_of_images, stop, state.cache)
+
     @torch.no_grad()
     def _run_out(self, asked: _State) -> Tensor:
         """log p of the token after the prompt, whose last token, or all of it, has not run."""
@@ -356,9 +428,8 @@ class Reading:
     def _traced(self, prompt: Prompt, captured: capture.Captured) -> Trace:
         if captured.row_gradients is not None:
             self.lens.meter.backward()
-        layouts, keys, columns = self.layouts, self._keys(prompt), self.columns(prompt)
-        ends = np.cumsum([len(positions) for positions in keys]).tolist()
-        length = ends[-1] if self.lens.structure.keys == "image" else prompt.length
+        layouts, spans, columns = self.layouts, spans_of(self._keys(prompt)), self.columns(prompt)
+        length = spans[-1].stop if self.lens.structure.keys == "image" else prompt.length
         connected = bool(captured.connector)
         return Trace(
             attention=rows_at(captured.rows, columns, length),
@@ -366,7 +437,7 @@ class Reading:
             connector_attention=patches_of(captured.connector, layouts),
             connector_gradient=patches_of(captured.connector_gradients or [], layouts),
             layers=self.lens.structure.layers,
-            spans=tuple(slice(end - len(one), end) for end, one in zip(ends, keys, strict=True)),
+            spans=spans,
             layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
             top_token=captured.top_token,
             log_prob=captured.log_prob,

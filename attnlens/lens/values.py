@@ -81,7 +81,9 @@ def words_in(prompt: Prompt, tokenizer: Any, text: str) -> tuple[int, ...]:
         stop = start
     last = stop + 1
     if last > len(ids):
-        raise AttnLensError(f"The prompt does not hold the target {text!r}. Give words that the question holds.")
+        raise AttnLensError(
+            f"The prompt does not hold the target {text!r} behind the images. Give words that the question holds."
+        )
     first = last
     while wanted not in tokenizer.decode(ids[first:last]):
         first -= 1

@@ -25,15 +25,24 @@ def rows_at(weights: Sequence[Tensor], columns: list[int], length: int) -> Array
     A sliding window's cache holds the last keys only: what is before them was not looked at. In a layer with fewer
     heads than another each stands several times, which leaves every mean over heads as it is.
     """
+    return _at_columns([w[0, :, -1] for w in weights], columns, length)
+
+
+def word_rows_at(weights: Sequence[Tensor], columns: list[int], length: int) -> Array:
+    """The same of every query that the weights are of: [layers, heads, words, image_tokens]."""
+    return _at_columns([w[0] for w in weights], columns, length)
+
+
+def _at_columns(layers: Sequence[Tensor], columns: list[int], length: int) -> Array:
+    """[heads, ..., keys] of each layer -> [layers, heads, ..., image_tokens]."""
     rows = []
-    for w in weights:
-        row = w[0, :, -1]
+    for row in layers:
         if row.shape[-1] > length:
             raise AttnLensError(
                 f"The language model looks at {row.shape[-1]} keys, and by the adapter there are {length}. Correct "
                 "its grid: what a resampler puts in the place of patches, for one, has no place in the image."
             )
-        rows.append(pad(row, (length - row.shape[-1], 0))[:, columns])
+        rows.append(pad(row, (length - row.shape[-1], 0))[..., columns])
     heads = math.lcm(*(row.shape[0] for row in rows))
     return array(torch.stack([row.repeat_interleave(heads // row.shape[0], dim=0) for row in rows]))
 
@@ -42,6 +51,12 @@ def keys_of(layouts: Sequence[Layout]) -> tuple[range, ...]:
     """Where each image's keys stand among those of all images."""
     ends = np.cumsum([len(layout.cells) for layout in layouts]).tolist()
     return tuple(range(end - len(layout.cells), end) for end, layout in zip(ends, layouts, strict=True))
+
+
+def spans_of(keys: Sequence[Sequence[int]]) -> tuple[slice, ...]:
+    """Each image's part of the image tokens (or keys) of all, one image's after another's."""
+    ends = np.cumsum([len(one) for one in keys]).tolist()
+    return tuple(slice(end - len(one), end) for end, one in zip(ends, keys, strict=True))
 
 
 def patches_of(weights: Sequence[Tensor], layouts: Sequence[Layout]) -> Array | None:

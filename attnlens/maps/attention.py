@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
-from attnlens.lens.trace import Trace
+from attnlens.lens.trace import Array, Trace
+from attnlens.maps.carried import Layer, carried, image_rows, layers_of, patches_of, span
+from attnlens.maps.sinks import Sinks, left_on_grid, marked
 
 GENERIC_QUESTION = "Write a general description of the image."
 """The paper's q': what the question's attention is measured against."""
@@ -23,8 +25,6 @@ EPSILON = 1e-6
 """Of a ratio's denominator, relative to its mean: it keeps a cell without generic attention from becoming infinite."""
 
 Variant = Literal["paper", "released"]
-Layer = int | Literal["mean"] | None
-Array = NDArray[np.float32]
 
 
 def relative_attention(
@@ -35,6 +35,7 @@ def relative_attention(
     connector_layer: Layer = None,
     generic: str = GENERIC_QUESTION,
     variant: Variant = "paper",
+    sinks: Sinks = "keep",
     image: int = 0,
 ) -> ImportanceMap:
     """A_rel(x, q) = A_si(x, q) / A_si(x, q'): attention to the image for the question, against a generic one.
@@ -42,12 +43,20 @@ def relative_attention(
     A_si is the head-mean attention of the last prompt token to the image tokens at one layer, carried to patches by
     the head-mean attention of one connector layer where the connector has attention. `layer`: a layer's number,
     "mean" for the mean of all, None for the adapter's default. `generic`: q'. `image`: which of the images read.
+    `sinks="mask"` takes each layer's attention sinks (`Reading.sinks`) out of both attentions before anything is
+    averaged or carried, and gives cells of which nothing is left the least ratio of the others.
     Deviation: the denominator has `EPSILON` times its own mean added; `variant="released"` divides plainly and
-    appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant.
+    appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant, and where
+    sinks are to be masked that are not known, or are all there is.
     """
     trace, reference = _question_and_generic(reading, question, generic, variant)
-    options = (layer, connector_layer, image)
-    values = _relative(_attended(reading, trace, *options), _attended(reading, reference, *options), variant)
+    asked, whole = (
+        _attended(reading, question, one, layer, connector_layer, sinks, image) for one in (trace, reference)
+    )
+    values = _relative(asked, whole, variant)
+    if trace.connector_attention is None:
+        marks = marked(reading, question, sinks, (len(trace.layers), trace.attention.shape[-1]))
+        values = left_on_grid(values, marks[layers_of(reading, layer), span(trace, image)], trace.layouts[image])
     return ImportanceMap(values, trace.grids[image])
 
 
@@ -77,22 +86,23 @@ def gradient_attention(
     layer: Layer = None,
     *,
     connector_layer: Layer = None,
+    sinks: Sinks = "keep",
     image: int = 0,
 ) -> ImportanceMap:
     """A~_st = A_st * max(0, dv/dA_st), and the same in the connector: attention that raises the answer's probability.
 
     v = log p(t*), t* the most probable next token. Heads are averaged after the product, in the paper's code and
-    here. Parameters and errors as in `relative_attention`. Only the last token (or, behind a question-dependent
-    connector, the language model) needs a backward pass.
+    here. Parameters and errors as in `relative_attention`; `sinks="mask"` works on each layer's head mean of the
+    product. Only the last token (or, behind a question-dependent connector, the language model) needs a backward pass.
     """
     trace = reading.trace(question, gradients=True)
     if trace.attention_gradient is None:
         raise AttnLensError("The trace holds no gradients, although they were asked for.")
-    weighted = trace.attention * np.maximum(trace.attention_gradient, 0)
-    connector = trace.connector_attention
-    if connector is not None and trace.connector_gradient is not None:
-        connector = connector * np.maximum(trace.connector_gradient, 0)
-    values = _carried(reading, trace, weighted, connector, layer, connector_layer, image)
+    weighted = replace(trace, attention=trace.attention * np.maximum(trace.attention_gradient, 0))
+    if trace.connector_attention is not None and trace.connector_gradient is not None:
+        connector = trace.connector_attention * np.maximum(trace.connector_gradient, 0)
+        weighted = replace(weighted, connector_attention=connector)
+    values = _attended(reading, question, weighted, layer, connector_layer, sinks, image)
     return ImportanceMap(values, trace.grids[image])
 
 
@@ -109,55 +119,24 @@ def _relative(attended: Array, reference: Array, variant: Variant) -> Array:
         return attended / (reference + np.float32(EPSILON * mean))
 
 
-def _attended(reading: Reading, trace: Trace, layer: Layer, connector_layer: Layer, image: int) -> Array:
-    return _carried(reading, trace, trace.attention, trace.connector_attention, layer, connector_layer, image)
+def _attended(
+    reading: Reading, question: str, seen: Trace, layer: Layer, connector_layer: Layer, sinks: Sinks, image: int
+) -> Array:
+    """Head means at one layer pair, sinks masked, multiplied through, on one image's grid: [rows, cols]."""
+    chosen, rows = layers_of(reading, layer), seen.attention.mean(axis=1)
+    tokens = image_rows(reading, question, seen, rows, layers=chosen, sinks=sinks, image=image).mean(axis=0)
+    return carried(reading, seen, tokens, connector_layer, image)
 
 
 def _all_attended(trace: Trace, heads: bool, image: int) -> Array:
     """A_si of every pair of layers: [connector_layers, layers, rows, cols], or with heads before the rows."""
-    span = _span(trace, image)
-    tokens = trace.attention[..., span]
+    tokens = trace.attention[..., span(trace, image)]
     if not heads:
         tokens = tokens.mean(axis=1)
     if trace.connector_attention is None:
         return trace.layouts[image].on_grid(tokens[None])
-    patches = _patches_of(trace, trace.connector_attention.mean(axis=1), image)
+    patches = patches_of(trace, trace.connector_attention.mean(axis=1), image)
     return trace.layouts[image].on_grid(np.stack([tokens @ one for one in patches]))
-
-
-def _carried(
-    reading: Reading,
-    trace: Trace,
-    rows: Array,
-    connector: Array | None,
-    layer: Layer,
-    connector_layer: Layer,
-    image: int,
-) -> Array:
-    """Head means at one layer pair, multiplied through, on one image's grid: [rows, cols]."""
-    span = _span(trace, image)
-    tokens = _at(rows.mean(axis=1), reading.lens.layer(layer))[span]
-    if connector is not None:
-        patches = _at(connector.mean(axis=1), reading.lens.connector_layer(connector_layer))
-        tokens = tokens @ _patches_of(trace, patches, image)
-    return trace.layouts[image].on_grid(tokens)
-
-
-def _patches_of(trace: Trace, values: Array, image: int) -> Array:
-    """[..., image_tokens, patches] -> that image's tokens and patches."""
-    return values[..., _span(trace, image), : len(trace.layouts[image].cells)]
-
-
-def _span(trace: Trace, image: int) -> slice:
-    """That image's part of the image tokens."""
-    if not 0 <= image < len(trace.spans):
-        raise AttnLensError(f"There is no image {image}: the reading holds {len(trace.spans)}, counted from 0.")
-    return trace.spans[image]
-
-
-def _at(values: Array, index: int | None) -> Array:
-    """One layer, or the mean of all."""
-    return values.mean(axis=0) if index is None else values[index]
 
 
 def check_variant(variant: str) -> None:

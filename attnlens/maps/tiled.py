@@ -20,14 +20,14 @@ def tiled(map_function: Map, max_side: int = 1024) -> Map:
     released code: right for a ratio, questionable for a gradient, whose scale follows each tile's own confidence.
     """
 
-    def tiled_map(reading: Reading, question: str, **options: Any) -> ImportanceMap:
-        boxes = tiles(reading.image.size, max_side)
+    def tiled_map(reading: Reading, question: str, *, image: int = 0, **options: Any) -> ImportanceMap:
+        whole = reading.image_at(image)
+        boxes = tiles(whole.size, max_side)
         if len(boxes) == 1 and len(boxes[0]) == 1:
-            return map_function(reading, question, **options)
+            return map_function(reading, question, **options, **({"image": image} if image else {}))
         maps = [
-            [map_function(reading.lens.read(crop(reading.image, box)), question, **options) for box in row]
-            for row in boxes
+            [map_function(reading.lens.read(crop(whole, box)), question, **options) for box in row] for row in boxes
         ]
-        return ImportanceMap.stitch(maps, boxes, reading.image.size)
+        return ImportanceMap.stitch(maps, boxes, whole.size)
 
     return tiled_map

@@ -13,8 +13,6 @@ EXISTENCE = "Is there a {target} in the image?"
 """The paper's question, whose cache is read."""
 FLOOR = 1e-12
 """Of a word's relevance, where its cosines with an image token are 0 or less."""
-LAST_LAYERS = 0.5
-"""The part of the layers, from the last back, where an adapter names none: the paper's transfer rule says 25 to 60%."""
 
 Array = NDArray[np.float64]
 
@@ -35,8 +33,10 @@ def value_similarity(
     all of them agree on, and divided by their sum. Negative cosines count as 0, and the product is taken in the
     logarithm, where the paper says neither. `question`: one that names the target, which the cache of
     `EXISTENCE` does where `target` alone is given; without `target` the whole question is it. `layers`: the first and
-    the last of the layers summed over. Needs no attention matrix: it runs under SDPA or flash. Raises AttnLensError for
-    a target that the question does not hold, for layers that are not there, and behind a connector with attention.
+    the last of the layers summed over; None: the adapter's, or the last half of those that hold values (the paper's
+    rule for a new model is the last 25 to 60 %). Needs no attention matrix: it runs under SDPA or flash. Raises
+    AttnLensError for a target that the question does not hold, for layers that are not there, and behind a connector
+    with attention.
     """
     if target is not None and target not in question:
         question = EXISTENCE.format(target=target)
@@ -46,7 +46,7 @@ def value_similarity(
             "Behind a connector with attention image tokens have no place, and their values none either. Use "
             "relative_attention or gradient_attention."
         )
-    chosen = _chosen(found.layers, layers)
+    chosen = _chosen(found.layers, layers or reading.lens.value_layers)
     rows = relevance(found.cosines[chosen].astype(np.float64), found.words, list(found.columns[image]))
     on_grid = found.layouts[image].on_grid(rows.astype(np.float32))
     return ImportanceMap(on_grid / on_grid.sum(), found.layouts[image].grid)
@@ -67,9 +67,9 @@ def relevance(cosines: Array, words: tuple[int, ...], columns: list[int]) -> Arr
 
 
 def _chosen(known: tuple[int, ...], layers: tuple[int, int] | None) -> list[int]:
-    """Indices of the layers from the first to the last wanted; by default those of the last part of the model."""
+    """Indices of the layers from the first to the last wanted; the last half where nothing is."""
     if layers is None:
-        return list(range(int(len(known) * (1 - LAST_LAYERS)), len(known)))
+        return list(range(len(known) // 2, len(known)))
     found = [index for index, layer in enumerate(known) if layers[0] <= layer <= layers[1]]
     if not found:
         raise AttnLensError(

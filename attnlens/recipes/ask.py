@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from inspect import signature
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from attnlens.boxes import Found
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box
+from attnlens.geometry import Box, is_count
 from attnlens.importance import ImportanceMap
 from attnlens.lens.cost import Cost
 from attnlens.lens.lens import Lens
+from attnlens.lens.reading import Answer, Reading
 from attnlens.recipes.library import named
-from attnlens.recipes.recipe import Recipe, SearchStage
+from attnlens.recipes.look import Look
+from attnlens.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,37 @@ class Result:
     """What `ask` found out."""
 
     question: str
-    image: Image.Image
+    images: tuple[Image.Image, ...]
+    """The images asked about, in order."""
     answer: str
     """The answer with the crop."""
     first_answer: str
-    """The answer to the image alone."""
-    boxes: list[Box]
-    """The crops, in pixels of the image; empty where nothing stood out or the recipe crops nothing."""
+    """The answer to the images alone."""
+    found: list[Found]
+    """The crops, best first, and which image each is of; empty where nothing stood out, the recipe crops nothing, or
+    the model was sure enough without."""
     importance: ImportanceMap | None
+    """The map of `image`, where the recipe makes one."""
     cost: Cost
     """Everything: reading, first answer, map, crop and second answer."""
 
+    @property
+    def boxes(self) -> list[Box]:
+        """The crops, in pixels of the image that each is of."""
+        return [one.box for one in self.found]
+
+    @property
+    def image(self) -> Image.Image:
+        """The image that the best crop is of; without a crop the first."""
+        return self.images[self.found[0].image if self.found else 0]
+
     def save(self, path: str | Path) -> Path:
-        """A picture of the scene, the map, the crop and both answers, as PNG. Folders are made."""
+        """A picture of `image`, the map, the crops and both answers, as PNG. Folders are made."""
         from attnlens import show
 
-        figure = show.answer_figure(
-            self.image, self.importance, self.boxes, self.question, self.first_answer, self.answer
-        )
+        where = self.found[0].image if self.found else 0
+        boxes = [one.box for one in self.found if one.image == where]
+        figure = show.answer_figure(self.image, self.importance, boxes, self.question, self.first_answer, self.answer)
         return show.save(figure, path)
 
 
@@ -54,30 +70,50 @@ def ask(
     *,
     max_new_tokens: int = 20,
     box: Sequence[float] | None = None,
+    count: int | None = None,
+    gate: float | None = None,
     **options: Any,
 ) -> Result:
-    """Answer `question` about `image` (a path, a PIL image or an array), looking twice.
+    """Answer `question` about `image` (a path, a PIL image or an array; or a list of them), looking twice.
 
-    `recipe`: a name (`attnlens.recipes.names()`), a YAML file or a `Recipe`. `box`: (x1, y1, x2, y2) in pixels, for
-    recipes without a search such as "human": the smallest square that covers it is the crop. `options` go to the
-    recipe's map (`layer=`, `variant=`, ...). Raises `AttnLensError` for what cannot be used.
+    `recipe`: a name (`attnlens.recipes.names()`), a YAML file or a `Recipe`. `box`: (x1, y1, x2, y2) in pixels of the
+    first image, for recipes without a search such as "human": the smallest square that covers it is the crop. `count`:
+    how many regions to look at again; a warning says so where fewer stand out. `gate`: a model this sure of its first
+    answer is not asked again (see `Recipe`). `options` go to the recipe's stages (`layer=`, `window=`, ...). Raises
+    `AttnLensError` for what cannot be used.
 
         result = attnlens.ask(lens, "photo.jpg", "What is written on the red sign?", recipe="rel-att")
         result.answer, result.boxes, result.cost.prefills
     """
-    chosen = named(recipe)
+    chosen, options = named(recipe), options if count is None else {**options, "count": count}
+    chosen = chosen if gate is None else replace(chosen, gate=gate)
     _check(chosen, recipe, box, options)
     with lens.meter.measure() as stretch:
         reading = lens.read(image)
-        if chosen.look is not None:
-            seen = chosen.look(reading, question, **options)
-            importance, crops = seen.importance, [found.box for found in seen.found if found.confident]
+        if chosen.gate is not None and _sureness(reading.answer(question, max_new_tokens)) >= chosen.gate:
+            seen = Look([])
+        elif box is not None:
+            seen = _given(reading, box)
         else:
-            importance = chosen.importance(reading, question, **options)
-            crops = _crops(chosen, lens, importance, box, reading.image.size)
-        first = reading.answer(question, max_new_tokens)
-        again = chosen.answer(reading, crops, question, max_new_tokens) if crops else first
-    return Result(question, reading.image, again.text, first.text, crops, importance, stretch.cost)
+            seen = chosen.seen(reading, question, **options)
+        first = reading.answer(question, max_new_tokens)  # decodes on from where the last look left the question
+        crops = [found for found in seen.found if found.confident]
+        answer = seen.answer or chosen.answer
+        again = answer(reading, crops, question, max_new_tokens) if crops else first
+    if count is not None and crops and len(crops) < count:
+        warnings.warn(f"{count} regions were asked for, and {len(crops)} stood out.", stacklevel=2)
+    return Result(question, reading.images, again.text, first.text, crops, seen.importance, stretch.cost)
+
+
+def _sureness(answer: Answer) -> float:
+    """The geometric mean of the probabilities of an answer's tokens."""
+    return math.exp(answer.log_prob / len(answer.tokens))
+
+
+def _given(reading: Reading, box: Sequence[float]) -> Look:
+    """The square around a box that the caller gives."""
+    size = reading.image.size
+    return Look([Found(Box.from_any(box, size).square(size), 0.0, True)])
 
 
 def _check(chosen: Recipe, recipe: object, box: Sequence[float] | None, options: dict[str, Any]) -> None:
@@ -85,33 +121,14 @@ def _check(chosen: Recipe, recipe: object, box: Sequence[float] | None, options:
         raise AttnLensError(f"The recipe {recipe!r} searches for no box itself. Give box=(x1, y1, x2, y2) in pixels.")
     if box is not None and not chosen.needs_box:
         raise AttnLensError(f"The recipe {recipe!r} takes no box, but got {tuple(box)}. Use recipe='human' for a box.")
-    stage = chosen.look or chosen.map
-    if options and stage is None:
-        raise AttnLensError(f"The recipe {recipe!r} makes no map, so it has no use for {', '.join(options)}.")
-    if stage is not None:
-        known = signature(stage).parameters
-        unknown = [name for name in options if name not in known]
-        if unknown:
-            raise AttnLensError(
-                f"The recipe {recipe!r} has no option {', '.join(unknown)}. Expected: {', '.join(list(known)[2:])}."
-            )
-
-
-def _crops(
-    chosen: Recipe, lens: Lens, importance: ImportanceMap | None, box: Sequence[float] | None, size: tuple[int, int]
-) -> list[Box]:
-    """The boxes to crop: found with confidence on the map, or given."""
-    if box is not None:
-        return [Box.from_any(box, size).square(size)]
-    if chosen.search is None or importance is None:
-        return []
-    search = _with_window(chosen.search, lens.spec.defaults.window)
-    return [found.box for found in search(importance) if found.confident]
-
-
-def _with_window(search: SearchStage, window: int | None) -> SearchStage:
-    """A search that takes a window, and has not been given one, gets the adapter's."""
-    chosen = getattr(search, "keywords", {})
-    if window is None or "window" in chosen or "window" not in signature(search).parameters:
-        return search
-    return partial(search, window=window)
+    known = chosen.options
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    unknown = [name for name in options if name not in known]
+    if unknown and not known:
+        raise AttnLensError(f"The recipe {recipe!r} looks for nothing, so it has no use for {', '.join(unknown)}.")
+    if unknown:
+        raise AttnLensError(f"The recipe {recipe!r} has no option {', '.join(unknown)}. Expected: {', '.join(known)}.")
+    count = options.get("count", 1)
+    if not is_count(count):
+        raise AttnLensError(f"count is {count!r}; expected a whole number of regions, at least 1.")

@@ -2,58 +2,150 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from types import MappingProxyType
 
 from attnlens import answers, boxes, maps
-from attnlens.adapters.explain import explain
-from attnlens.adapters.safeyaml import load as load_yaml
 from attnlens.errors import AttnLensError
-from attnlens.recipes import focus, zoomeye
-from attnlens.recipes.recipe import AnswerStage, MapStage, Recipe
+from attnlens.recipes import entropy, focus, hide, zoomeye
+from attnlens.recipes.external import clip, sam, yolo
+from attnlens.recipes.file import from_file
+from attnlens.recipes.recipe import MapStage, Recipe
 
 HIGH_RESOLUTION_TILE = 1024
 """Pixels: the ViCrop paper's largest tile side."""
 
-_MAPS: dict[str, MapStage] = {
-    "relative-attention": maps.relative_attention,
-    "gradient-attention": maps.gradient_attention,
-    "input-gradient": maps.input_gradient,
-}
-_ANSWERS: dict[str, AnswerStage] = {"append": answers.append, "replace": answers.replace, "alone": answers.alone}
 
-_SHORT = {
-    "rel-att": ("relative-attention", "attention for the question over attention for a generic one; no gradient"),
-    "grad-att": ("gradient-attention", "attention times its positive gradient; one small backward pass"),
-    "pure-grad": ("input-gradient", "gradient of the answer on the pixels, on edges; a full forward and backward pass"),
-}
+@dataclass(frozen=True)
+class Card:
+    """What a recipe does and needs, for people who choose one."""
 
-
-def _vicrop(name: str, tiles: int | None = None) -> Recipe:
-    return Recipe(map=_MAPS[_SHORT[name][0]], search=boxes.search, answer=answers.append, tiles=tiles)
+    signal: str
+    """What it looks for."""
+    passes: str
+    """Passes of the model beyond the first answer's, for the look and for the second answer."""
+    gradient: bool
+    """Whether it needs a backward pass."""
+    regions: str
+    """How many regions it finds, and how they are shown."""
+    source: str
 
 
-_RECIPES: dict[str, tuple[Recipe, str]] = {
-    "none": (Recipe(answer=answers.alone), "the image alone, no crop"),
-    "human": (Recipe(answer=answers.append), "a box you give, as the smallest square that covers it, appended"),
-    **{name: (_vicrop(name), f"ViCrop: {text}") for name, (_, text) in _SHORT.items()},
-    "focus": (
-        Recipe(look=focus.look, answer=answers.union),
-        "FOCUS: cached values, regions, a yes or no about each; the best crop instead of the image; no gradient",
+_VICROP = "ViCrop, arXiv 2502.17422"
+_CROP = "one, or count=; appended"
+
+_BASELINES: dict[str, tuple[Recipe, Card]] = {
+    "none": (Recipe(answer=answers.alone), Card("nothing: the image alone", "none", False, "none", "")),
+    "human": (
+        Recipe(),
+        Card("a box you give, and its smallest square", "the crop", False, "one; appended", _VICROP),
     ),
-    "zoomeye": (
-        Recipe(look=zoomeye.look, answer=answers.union),
-        "ZoomEye: a tree of crops searched by the model's own yes and no; the crop instead of the image; no map",
-    ),
-    **{
-        f"{name}-high": (_vicrop(name, HIGH_RESOLUTION_TILE), f"{name} on tiles of {HIGH_RESOLUTION_TILE} px")
-        for name in _SHORT
-    },
 }
+
+
+def _vicrop(stage: MapStage, signal: str, passes: str, gradient: bool) -> tuple[Recipe, Card]:
+    recipe = Recipe(map=stage, search=boxes.search)
+    return recipe, Card(signal, f"{passes}; the crop", gradient, _CROP, _VICROP)
+
+
+_WINDOWS: dict[str, tuple[Recipe, Card]] = {
+    "rel-att": _vicrop(
+        maps.relative_attention,
+        "attention for the question over attention for a generic one",
+        "1 tail, 2 tokens",
+        False,
+    ),
+    "grad-att": _vicrop(maps.gradient_attention, "attention times its positive gradient", "1 token, and back", True),
+    "pure-grad": _vicrop(maps.input_gradient, "gradient of the answer on edges' pixels", "1 whole, and back", True),
+}
+
+
+def _high(name: str) -> tuple[Recipe, Card]:
+    recipe, card = _WINDOWS[name]
+    tiled = Recipe(map=recipe.map, search=recipe.search, tiles=HIGH_RESOLUTION_TILE)
+    signal = f"{name} on tiles of {HIGH_RESOLUTION_TILE} px"
+    return tiled, Card(signal, "as many for each tile; the crop", card.gradient, _CROP, _VICROP)
+
+
+_RECIPES: Mapping[str, tuple[Recipe, Card]] = MappingProxyType(
+    {
+        **_BASELINES,
+        **_WINDOWS,
+        **{f"{name}-high": _high(name) for name in _WINDOWS},
+        "focus": (
+            Recipe(look=focus.look, answer=answers.union),
+            Card(
+                "likeness of cached values to the target's words, and a yes or no about regions",
+                "1 tail a target, 1 a region; the crop",
+                False,
+                "one a target, or count=; in the image's place",
+                "FOCUS, arXiv 2506.21710",
+            ),
+        ),
+        "zoomeye": (
+            Recipe(look=zoomeye.look, answer=answers.union),
+            Card(
+                "the model's yes and no about a tree of crops; no map",
+                "2 or 3 a crop, up to 60 and more; the crop",
+                False,
+                "one a target; in the image's place",
+                "ZoomEye, arXiv 2411.16044",
+            ),
+        ),
+        "entropy": (
+            Recipe(look=entropy.look),
+            Card(
+                "gradient of the first token's entropy on the image tokens",
+                "1 whole and back, and for each further look; the crops",
+                True,
+                "two, or count=; appended",
+                "Entropy-Gradient Grounding, arXiv 2604.08456",
+            ),
+        ),
+        "hide": (
+            Recipe(look=hide.look, answer=answers.append_canvas),
+            Card(
+                "attention of the target's words less that of the instruction",
+                "1 tail a target; the canvas",
+                False,
+                "up to four a target, or count=; a canvas, appended",
+                "HiDe, arXiv 2510.00054",
+            ),
+        ),
+        "laser": (
+            Recipe(map=maps.query_contrast, search=boxes.search),
+            Card(
+                "attention with the question less without, at the layer it moves most",
+                "1 tail, 2 tokens; the crop",
+                False,
+                _CROP,
+                "LASER, arXiv 2602.04304",
+            ),
+        ),
+        "loc-heads": (
+            Recipe(map=maps.head_attention, search=partial(boxes.components, count=1)),
+            Card(
+                "attention of the heads that look at one place",
+                "1 token; the crop",
+                False,
+                _CROP,
+                "Localization heads, arXiv 2503.06287",
+            ),
+        ),
+        "clip": (
+            Recipe(look=clip),
+            Card("CLIP, on ever smaller crops", "none, 80 crops of CLIP; the crop", False, "one; appended", _VICROP),
+        ),
+        "yolo": (
+            Recipe(look=yolo),
+            Card("a detector's objects, ranked by CLIP", "none, a detector's; the crop", False, _CROP, _VICROP),
+        ),
+        "sam": (Recipe(look=sam), Card("SAM's masks, ranked by CLIP", "none, SAM's; the crop", False, _CROP, _VICROP)),
+    }
+)
 
 
 def names() -> list[str]:
@@ -61,8 +153,8 @@ def names() -> list[str]:
     return list(_RECIPES)
 
 
-def describe(name: str) -> str:
-    """What a bundled recipe does, in one line."""
+def card(name: str) -> Card:
+    """What a bundled recipe does and needs."""
     return _find(name)[1]
 
 
@@ -71,61 +163,13 @@ def named(recipe: str | Path | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if str(recipe).endswith((".yaml", ".yml")):
-        return _from_file(Path(recipe))
+        return from_file(Path(recipe))
     return _find(str(recipe))[0]
 
 
-def _find(name: str) -> tuple[Recipe, str]:
+def _find(name: str) -> tuple[Recipe, Card]:
     if name not in _RECIPES:
         raise AttnLensError(
             f"There is no recipe {name!r}. Expected one of {', '.join(_RECIPES)}, or the path of a YAML file."
         )
     return _RECIPES[name]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _MapOptions(_Strict):
-    name: Literal["relative-attention", "gradient-attention", "input-gradient"]
-    layer: int | Literal["mean"] | None = None
-    connector_layer: int | Literal["mean"] | None = None
-    generic: str | None = None
-    variant: Literal["paper", "released"] | None = None
-
-
-class _SearchOptions(_Strict):
-    window: int | None = Field(default=None, gt=0)
-    criterion: Literal["density", "sum"] = "density"
-    count: int = Field(default=1, gt=0)
-    iou: float = Field(default=0.3, ge=0, le=1)
-
-
-class _RecipeFile(_Strict):
-    """The keys of a recipe's YAML file."""
-
-    map: _MapOptions | None = None
-    search: _SearchOptions | None = None
-    answer: Literal["append", "replace", "alone"] = "append"
-    tiles: int | None = Field(default=None, gt=0)
-
-
-def _from_file(path: Path) -> Recipe:
-    try:
-        parsed = _RecipeFile.model_validate(load_yaml(path))
-    except ValidationError as error:
-        raise AttnLensError(f"The recipe {str(path)!r} does not fit. {explain(error, _RecipeFile)}") from None
-    given: dict[str, Any] = parsed.map.model_dump(exclude={"name"}, exclude_none=True) if parsed.map else {}
-    searching = parsed.search or (_SearchOptions() if parsed.map else None)
-    if parsed.map and (strange := [key for key in given if key not in signature(_MAPS[parsed.map.name]).parameters]):
-        raise AttnLensError(
-            f"The recipe {str(path)!r} gives the map {parsed.map.name} the option {', '.join(strange)}, which it does "
-            "not take. Leave it out."
-        )
-    return Recipe(
-        map=partial(_MAPS[parsed.map.name], **given) if parsed.map else None,
-        search=partial(boxes.search, **searching.model_dump(exclude_none=True)) if searching else None,
-        answer=_ANSWERS[parsed.answer],
-        tiles=parsed.tiles,
-    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from attnlens.answers import verify
 from attnlens.boxes import Found, tree
@@ -13,7 +16,8 @@ from attnlens.geometry import Box
 from attnlens.images import crop
 from attnlens.lens.reading import Reading
 from attnlens.recipes.look import Look
-from attnlens.recipes.targets import targets_in
+from attnlens.recipes.shown import by_zoomeye, sees_locally
+from attnlens.recipes.targets import chosen_targets, is_everywhere, one_of
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,18 @@ class Prompts:
     """None, for models that cannot say so: how sure the model is of its answer's first token. Not the paper's."""
 
 
+PROMPTS: Mapping[str, Prompts] = MappingProxyType(
+    {"pocket": Prompts(latent=Prompts.existing, answering=None)}  # these know one question of the three
+)
+"""What the models of a family are asked, by the name that adapters give it; others are asked as in `Prompts()`."""
+
+
 @dataclass
 class _Asked:
-    """A model's confidences in regions of an image, each asked for once."""
+    """A model's confidences in regions of one image, each asked for once."""
 
-    reading: Reading
+    whole: Reading
+    image: Image.Image
     prompts: Prompts
     target: str
     question: str
@@ -58,8 +69,8 @@ class _Asked:
     def _read(self, box: Box) -> Reading:
         """A region is read once, whatever is asked about it."""
         if box not in self.readings:
-            whole = box == Box(0, 0, *self.reading.image.size)
-            self.readings[box] = self.reading if whole else self.reading.lens.read(crop(self.reading.image, box))
+            alone = len(self.whole.images) == 1 and box == Box(0, 0, *self.image.size)
+            self.readings[box] = self.whole if alone else self.whole.lens.read(crop(self.image, box))
         return self.readings[box]
 
 
@@ -67,31 +78,61 @@ def look(
     reading: Reading,
     question: str,
     *,
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str] | Literal["model"] | None = None,
     preset: tree.Preset | None = None,
     prompts: Prompts | None = None,
 ) -> Look:
     """The region of the tree where each target's question is answerable, enlarged to the model's input.
 
-    `targets`: None for those that the question names; one that begins with "all " is searched for everywhere (type 2).
-    With several, each is searched with "What is the appearance of the {target}?" in the question's place, down to the
-    bottom at least once. `preset`: a model family's settings (`attnlens.boxes.tree.PRESETS`); None: those of LLaVA-1.5
-    with the adapter's window as the input side. `prompts`: what is asked; the paper's code has longer wordings, which
-    are not printed in the paper. Raises AttnLensError for a model that answers neither yes nor no.
+    `targets`: None for those that the question names, "model" for those that the model names (`targets_by_model`, a
+    pass of its own), or a list of phrases; one that begins with "all " is searched for everywhere (type 2). With
+    several, each is searched with "What is the appearance of the {target}?" in the question's place, down to the bottom
+    at least once; a model with local views, which can answer that for one of them from the whole image, is shown no
+    region. `preset`: a model family's settings (`attnlens.boxes.tree.PRESETS`); None: those that the adapter names, or
+    those of LLaVA-1.5 with the adapter's window as the input side. `prompts`: what is asked; the paper's code has
+    longer wordings, which are not printed in the paper. Of several images each is searched; a single target is where
+    the surest find is. Regions are shown as `attnlens.recipes.shown.by_zoomeye` says. Raises AttnLensError for a model
+    that answers neither yes nor no.
     """
-    names = targets_in(question) if targets is None else list(targets)
-    settings = preset or tree.Preset(reading.lens.spec.defaults.window or 336, bias=0.2)
-    found = []
+    defaults = reading.lens.spec.defaults
+    settings = preset or tree.PRESETS.get(defaults.preset or "") or tree.Preset(defaults.window or 336, bias=0.2)
+    prompts = prompts or PROMPTS.get(defaults.preset or "", Prompts())
+    names = chosen_targets(reading.lens, question, targets)
+    found: list[Found] = []
     for name in names:
-        everywhere = name.startswith("all ")
-        wanted = question if len(names) == 1 else f"What is the appearance of the {name}?"
-        asked = _Asked(reading, prompts or Prompts(), name.removeprefix("all "), wanted)
-        depth = settings.depth_of_all if everywhere else settings.depth
-        root = tree.tree(reading.image.size, settings.input_side, depth)
-        if everywhere:
-            found += tree.find_all(root, asked, settings.least)
-        else:
-            found.append(tree.find_one(root, asked, settings, to_bottom=len(names) > 1))
-    side = settings.input_side * settings.scale
-    boxes = tree.gathered([one.box for one in found if one.confident], reading.image.size, side)
-    return Look([Found(box, max(one.score for one in found), True) for box in boxes])
+        wanted = question if len(names) == 1 else f"What is the appearance of the {one_of(name)}?"
+        asked = [_Asked(reading, image, prompts, one_of(name), wanted) for image in reading.images]
+        if len(names) > 1 and sees_locally(reading) and _answerable(asked, settings.start):
+            return Look([])
+        by_image = [_searched(one, number, settings, name, len(names) > 1) for number, one in enumerate(asked)]
+        best = max(by_image, key=lambda regions: max((region.score for region in regions), default=-1.0))
+        found += [region for regions in by_image for region in regions] if is_everywhere(name) else best
+    regions = _gathered(reading, found, settings.input_side * settings.scale)
+    return Look(regions, None, by_zoomeye(reading, regions))
+
+
+def _answerable(asked: Sequence[_Asked], start: float) -> bool:
+    """Whether the question is answerable from one of the whole images."""
+    return any(one.answering([Box(0, 0, *one.image.size)])[0] >= start for one in asked)
+
+
+def _searched(asked: _Asked, number: int, settings: tree.Preset, target: str, to_bottom: bool) -> list[Found]:
+    """What is found of a target in the image of that number."""
+    everywhere = is_everywhere(target)
+    root = tree.tree(asked.image.size, settings.input_side, settings.depth_of_all if everywhere else settings.depth)
+    if everywhere:
+        regions = tree.find_all(root, asked, settings.least)
+    else:
+        regions = [tree.find_one(root, asked, settings, to_bottom=to_bottom)]
+    return [replace(region, image=number) for region in regions if region.confident]
+
+
+def _gathered(reading: Reading, found: Sequence[Found], side: float) -> list[Found]:
+    """The regions of each image enlarged, and joined where they are near."""
+    regions = []
+    for number, image in enumerate(reading.images):
+        own = [region for region in found if region.image == number]
+        score = max((region.score for region in own), default=0.0)
+        boxes = tree.gathered([region.box for region in own], image.size, side)
+        regions += [Found(box, score, True, number) for box in boxes]
+    return sorted(regions, key=lambda region: -region.score)

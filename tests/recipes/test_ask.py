@@ -30,15 +30,15 @@ def image() -> Image.Image:
     return tiny.images("landscape", 1)[0].resize((900, 700))
 
 
-@pytest.mark.parametrize("name", [n for n in recipes.names() if n != "human"])
+@pytest.mark.parametrize("name", [n for n in recipes.names() if n not in ("human", "clip", "yolo", "sam")])
 def test_every_bundled_recipe_answers(
     lens: Any, image: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("attnlens.answers.verifier.LEAST", 0.0)  # a random model says yes to nothing
     result = attnlens.ask(lens, image, QUESTION, recipe=name, max_new_tokens=3)
     assert (result.importance is None) == (name in ("none", "zoomeye"))
-    assert len(result.boxes) <= 1
-    assert result.cost.seconds > 0
+    assert len(result.boxes) <= {"entropy": 2, "hide": 4}.get(name, 1)
+    assert (result.cost.backwards > 0) == recipes.card(name).gradient
 
 
 def test_the_answer_is_that_of_the_image_and_its_crop(lens: Any, image: Image.Image) -> None:
@@ -131,7 +131,7 @@ def test_a_result_saves_its_picture_and_makes_the_folder(lens: Any, image: Image
         ({"recipe": "human"}, "Give box="),
         ({"recipe": "rel-att", "box": (0, 0, 5, 5)}, "takes no box"),
         ({"recipe": "human", "box": (5, 5, 1, 1)}, "x1 < x2"),
-        ({"recipe": "none", "layer": 1}, "makes no map"),
+        ({"recipe": "none", "layer": 1}, "looks for nothing"),
         ({"recipe": "pure-grad", "layer": 1}, "no option layer"),
         ({"recipe": "rel-att", "layer": 44}, "no layer 44"),
     ],
@@ -160,5 +160,8 @@ def test_a_recipe_file_that_does_not_fit_says_where(tmp_path: Path, text: str, m
         recipes.named(file)
 
 
-def test_every_recipe_has_one_line_that_describes_it() -> None:
-    assert all(len(recipes.describe(name).splitlines()) == 1 for name in recipes.names())
+def test_every_recipe_has_a_card_of_single_lines() -> None:
+    for name in recipes.names():
+        card = recipes.card(name)
+        assert all(len(text.splitlines()) == 1 for text in (card.signal, card.passes, card.regions))
+        assert name == "none" or "arXiv" in card.source

@@ -1,0 +1,135 @@
+"""What the words of a target look at, each by itself, less what any instruction looks at (HiDe, arXiv 2510.00054).
+
+The last prompt token speaks for the whole question; a word of it speaks for itself, so that what is asked about is told
+apart from how it is asked. Attention that every token pays, to sinks and to whatever is salient, is in the map of the
+instruction's words too, and goes with it.
+
+    maps.word_attention(reading, "What is written on the red sign?", target="red sign")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from math import inf
+from numbers import Real
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from attnlens.errors import AttnLensError
+from attnlens.importance import ImportanceMap
+from attnlens.lens.prompts import Prompt
+from attnlens.lens.reading import Reading
+from attnlens.lens.trace import Array
+from attnlens.lens.values import words_in
+from attnlens.maps.carried import Layer, carried, image_rows, layers_of
+from attnlens.maps.contrast import REMOVED
+from attnlens.maps.sinks import Sinks
+
+SEARCH = "Search the following entities in the images: {target}"
+"""The paper's prompt, before whose entities the instruction stands."""
+INSTRUCTION = 8
+"""How many of the prompt's first words the paper takes for the instruction's."""
+SIGMA = 3.0
+"""Of the paper's Gaussian, in cells of the grid."""
+
+Floats = NDArray[np.float64]
+
+
+def word_attention(
+    reading: Reading,
+    question: str,
+    *,
+    target: str | None = None,
+    layer: Layer = None,
+    connector_layer: Layer = None,
+    instruction: int = INSTRUCTION,
+    sigma: float = SIGMA,
+    sinks: Sinks = "keep",
+    image: int = 0,
+) -> ImportanceMap:
+    """Where the tokens of `target` look and those of the instruction do not: 0 to 1 over the grid's cells.
+
+    For each token the head-mean attention to the image at one layer is smoothed by a Gaussian of `sigma` cells and
+    scaled to 0..1. The mean of the first `instruction` tokens' maps is subtracted from each of the target's, what is
+    below 0 becomes 0, and the rest is scaled to 0..1 again. The map is the largest of the target's tokens' in each
+    cell: what is above a threshold in it is what is above it for any token, of which the paper takes the union.
+
+    `question`: one that holds the target; where `target` alone is given it is `SEARCH`, and without a target the whole
+    question stands in the target's place there, as in the paper where no entity is found. `instruction`: of the first
+    tokens of the question, those of the target are left out; 0 subtracts nothing. `layer`, `connector_layer`, `sinks`
+    and `image` as in `relative_attention`; the paper reads layer 14 of 28 (counted from 0) of Qwen2.5-VL-7B, and the
+    mean of all of Qwen3-VL. At its edges a map is mirrored before it is smoothed, and a flat map counts as 0, which the
+    paper leaves open. Deviations: where the released code gives each token to the one image that it looks at most, each
+    image has a map of its own; and the question's tokens are counted from its own first, not from the image's last.
+    Raises AttnLensError for a target or an instruction without tokens, for an unknown layer or image, and where
+    `Reading.word_attention` does.
+    """
+    _check(target, instruction, sigma)
+    asked = question if target is not None and target in question else SEARCH.format(target=target or question)
+    prompt = reading.prompt(asked)
+    if target is not None and asked == question:
+        words = words_in(prompt, reading.lens.tokenizer, target)
+    else:
+        words = _parts(prompt, reading.prompt(SEARCH.format(target=REMOVED)))
+    told = _instruction(_parts(prompt, reading.prompt(REMOVED)), words, instruction)
+    seen = reading.word_attention(asked, (*words, *told))
+    rows = image_rows(
+        reading, asked, seen, seen.attention.mean(axis=1), layers=layers_of(reading, layer), sinks=sinks, image=image
+    )
+    maps = carried(reading, seen, rows.mean(axis=0), connector_layer, image)
+    values = decoupled(maps[: len(words)], maps[len(words) :], sigma)
+    return ImportanceMap(values, seen.layouts[image].grid)
+
+
+def decoupled(words: Array, instruction: Array, sigma: float) -> Array:
+    """[words, rows, cols], [instruction words, rows, cols] -> [rows, cols], as `word_attention` says; in cells."""
+    kept = _scaled(_smooth(words, sigma))
+    if len(instruction):
+        kept = _scaled(np.maximum(kept - _scaled(_smooth(instruction, sigma)).mean(axis=0), 0))
+    return np.asarray(kept.max(axis=0), dtype=np.float32)
+
+
+def _parts(prompt: Prompt, other: Prompt) -> tuple[int, ...]:
+    """Where the tokens of `prompt` stand from the first to the last in which it parts from `other`."""
+    ours, theirs = prompt.ids[0].tolist(), other.ids[0].tolist()
+    first = _alike(ours, theirs)
+    last = len(ours) - _alike(ours[first:][::-1], theirs[first:][::-1])
+    return tuple(range(first, last))
+
+
+def _alike(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many tokens are the same from the start on."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))))
+
+
+def _instruction(question: tuple[int, ...], words: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The first `count` tokens of the question, less the target's."""
+    told = tuple(position for position in question[:count] if position not in words)
+    if count and not told:
+        raise AttnLensError(
+            f"The first {min(count, len(question))} tokens of the question are all the target's: no instruction is "
+            "left to subtract. Ask a question that only holds the target, or use instruction=0."
+        )
+    return told
+
+
+def _smooth(maps: Array, sigma: float) -> Floats:
+    return np.asarray(gaussian_filter(maps.astype(np.float64), (0, sigma, sigma), mode="reflect"))
+
+
+def _scaled(maps: Floats) -> Floats:
+    """Each of [maps, rows, cols] from 0 at its minimum to 1 at its maximum; 0 where it is flat."""
+    low, high = maps.min(axis=(-2, -1), keepdims=True), maps.max(axis=(-2, -1), keepdims=True)
+    return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
+
+
+def _check(target: str | None, instruction: object, sigma: object) -> None:
+    if target is not None and not target.strip():
+        raise AttnLensError(f"The target is {target!r}; expected some words, such as 'red sign'.")
+    if not isinstance(instruction, int) or instruction < 0:
+        raise AttnLensError(f"instruction is {instruction!r}; expected a whole number of tokens, 0 for none.")
+    if not (isinstance(sigma, Real) and 0 <= float(sigma) < inf):
+        raise AttnLensError(f"sigma is {sigma!r}; expected a number of cells, 0 for no smoothing.")

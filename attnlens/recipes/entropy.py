@@ -1,0 +1,69 @@
+"""Entropy-Gradient Grounding (arXiv 2604.08456): regions of the entropy gradient, looked at again while it narrows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import chain
+
+from attnlens.answers.regions import crop_of
+from attnlens.boxes import Found, components
+from attnlens.geometry import Box
+from attnlens.importance import ImportanceMap
+from attnlens.lens.reading import Reading
+from attnlens.maps import entropy_gradient
+from attnlens.recipes.look import Look
+
+ROUNDS = 15
+"""The paper's cap of further looks."""
+
+
+def look(reading: Reading, question: str, *, count: int = 2, rounds: int = ROUNDS, window: float | None = None) -> Look:
+    """The `count` regions that what the model is in doubt about depends on (paper: 2), each narrowed by further looks.
+
+    The regions are the components of the entropy gradient (`attnlens.boxes.components`). Each is then read alone, and
+    the first component of its own entropy gradient takes its place, as long as the map's entropy falls, and at most
+    `rounds` times for all of them. What the paper leaves open: the entropy is that of the map's cells over that of a
+    flat map, so that crops with fewer tokens compare; a region that no longer shrinks is done. `window`: the least side
+    of a region in pixels; None: the adapter's. Of several images the regions of all compete. Each look is a forward and
+    a backward pass. Raises AttnLensError where `maps.entropy_gradient` does.
+    """
+    least = window or reading.lens.spec.defaults.window or 336
+    maps = [entropy_gradient(reading, question, image=number) for number in range(len(reading.images))]
+    found = sorted(
+        chain.from_iterable(
+            [replace(region, image=number) for region in components(one, least, count=count)]
+            for number, one in enumerate(maps)
+        ),
+        key=lambda region: -region.score,
+    )[:count]
+    regions, left = [], rounds
+    for region in found:
+        narrowed, used = _narrowed(reading, question, region, spread(maps[region.image]), least, left)
+        regions.append(narrowed)
+        left -= used
+    return Look(regions, maps[regions[0].image])
+
+
+def spread(importance: ImportanceMap) -> float:
+    """The map's entropy over that of a flat map on its grid: 0 for one cell, 1 for none; infinity where it has none."""
+    cells = importance.values.size
+    entropy = importance.entropy() / math.log(cells) if cells > 1 else math.nan
+    return entropy if math.isfinite(entropy) else math.inf
+
+
+def _narrowed(
+    reading: Reading, question: str, region: Found, before: float, least: float, rounds: int
+) -> tuple[Found, int]:
+    """The region after at most `rounds` further looks, and how many there were."""
+    for used in range(rounds):
+        if not region.confident or max(region.box.width, region.box.height) <= least:
+            return region, used
+        importance = entropy_gradient(reading.lens.read(crop_of(reading, region)), question)
+        (inner, *_), after = components(importance, least, count=1), spread(importance)
+        if after >= before or not inner.confident:
+            return region, used + 1
+        x, y, _, _ = region.box
+        box = inner.box
+        region, before = replace(region, box=Box(box.x1 + x, box.y1 + y, box.x2 + x, box.y2 + y)), after
+    return region, rounds
