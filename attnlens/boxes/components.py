@@ -24,6 +24,9 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Spans, is_count
 from attnlens.importance import ImportanceMap
 
+SIGMA = 1.5 / 24
+"""Of the smoothing Gaussian, in sides of the map."""
+
 _Values = npt.NDArray[np.float64]
 _NEIGHBOURS = np.ones((3, 3))  # a cell and the eight around it
 
@@ -33,17 +36,18 @@ def components(
     window: float = 336,
     *,
     count: int = 2,
-    sigma: float = 1.5,
+    sigma: float | None = None,
     threshold: float | None = None,
     aspect: float = 3,
     iou: float = 0.3,
 ) -> list[Found]:
     """The `count` regions that stand out most of an importance map, best first; fewer if fewer do, never none.
 
-    1. The map is smoothed on its grid by a Gaussian of `sigma` cells (0: not at all).
+    1. The map is smoothed on its grid by a Gaussian of `sigma` cells (0: not at all). None: a sixteenth of the map's
+       longer side, which is the 1.5 cells of 24 of Entropy-Gradient Grounding on maps of any size.
     2. The cells that stand out are kept. `threshold` None: those above the elbow of the sorted values, the point of
        greatest distance to the chord from the largest to the smallest (Entropy-Gradient Grounding, arXiv 2604.08456,
-       with sigma 1.5 and 2 regions). A number: those at or above that fraction of the way from the minimum to the
+       with 2 regions). A number: those at or above that fraction of the way from the minimum to the
        maximum (HiDe, arXiv 2510.00054, has 0.7, with sigma 3).
     3. Of the 8-connected components of kept cells, those of the largest sums come first; the sum, of the smoothed map,
        is the `score`.
@@ -70,6 +74,7 @@ def components(
     values = importance.values[np.ix_(rows, cols)].astype(np.float64)
     if not np.isfinite(importance.values).all() or not values.size or is_flat(values):
         return nothing
+    sigma = SIGMA * max(values.shape) if sigma is None else sigma
     smooth = gaussian_filter(values, sigma, mode="reflect") if sigma else values
     if is_flat(smooth):
         return nothing
@@ -131,7 +136,7 @@ def _check(
         raise AttnLensError(f"window is {window!r}; expected the least side of a box in pixels, above 0.")
     if not is_count(count):
         raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
-    if not (isinstance(sigma, Real) and 0 <= float(sigma) < math.inf):
+    if sigma is not None and not (isinstance(sigma, Real) and 0 <= float(sigma) < math.inf):
         raise AttnLensError(f"sigma is {sigma!r}; expected a number of cells, 0 for a map that is smooth already.")
     if threshold is not None and not (isinstance(threshold, Real) and 0 <= float(threshold) <= 1):
         raise AttnLensError(

@@ -1,7 +1,7 @@
 """The conditions that answers are compared under: a condition is a recipe, or one with a single choice changed.
 
-A condition's name says all of it: "rel-att", "rel-att layer=mean", "pure-grad variant=released". The baselines crop
-without looking: none, human (the true box), centre and random (a box as wide as the recipes' smallest window).
+A condition's name says all of it: "rel-att", "rel-att layer=mean", "rel-att count=2", "focus steps=1". The baselines
+crop without looking: none, human (the true box), centre and random (a box as wide as the recipes' smallest window).
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from attnlens.lens.lens import Lens
 from attnlens.recipes import Recipe
 
 BASELINES = ("none", "human", "centre", "random")
-BY_TASK = ("none", "human", "rel-att", "grad-att")
+BY_TASK = ("none", "human", "rel-att", "grad-att", "grad-att count=2")
 EXTERNAL = ("clip", "yolo", "sam")
 """Recipes that need another model, which is not bundled: they are compared where one is given."""
 ATTENTION = ("rel-att", "grad-att")
 """The recipes that read one layer."""
 PURE = "pure-grad"
+VARIANTS = ("rel-att count=2", "grad-att count=2", "rel-att gate=0.9", "focus steps=1")
+"""Recipes with another setting of what they take, which stand beside the recipes as they are."""
 WINDOW: float = inspect.signature(boxes.search).parameters["window"].default
 """Pixels: the search's window where the adapter names none."""
 
@@ -45,14 +47,19 @@ class Layers:
         return f"layer={self.layer}{more}"
 
 
-def recipe_names(high: bool) -> tuple[str, ...]:
-    """The bundled recipes that look for the crop themselves: on the image as it is, or on its tiles."""
-    names = [name for name in recipes.names() if _searches(name)]
-    return tuple(name for name in names if name.endswith("-high") == high)
+def vicrop(high: bool) -> tuple[str, ...]:
+    """The ViCrop paper's recipes: on the image as it is, or on its tiles."""
+    return tuple(f"{name}-high" if high else name for name in (*ATTENTION, PURE))
+
+
+def others() -> tuple[str, ...]:
+    """The other bundled recipes that look for the crop, with the MLLM alone, and the variants."""
+    known = {*BASELINES, *vicrop(False), *vicrop(True), *EXTERNAL}
+    return (*(name for name in recipes.names() if name not in known), *VARIANTS)
 
 
 def ablations(best: Layers) -> tuple[str, ...]:
-    """One choice changed at a time; the unchanged recipes are among `recipe_names`."""
+    """One choice changed at a time; the unchanged recipes are those of `vicrop`."""
     return (
         *(f"{name} layer=mean" for name in ATTENTION),
         *(f"{name} {best}" for name in ATTENTION),
@@ -67,12 +74,27 @@ def recipe_of(name: str) -> Recipe:
     recipe = recipes.named("human" if base in ("centre", "random") else base)
     for choice in choices:
         key, _, text = choice.partition("=")
-        value: Any = int(text) if text.isdigit() else text
-        if key == "criterion":
-            recipe = dataclasses.replace(recipe, search=partial(_given(recipe.search), criterion=value))
-        else:
-            recipe = dataclasses.replace(recipe, map=partial(_given(recipe.map), **{key: value}))
+        recipe = _changed(recipe, key, _value(text))
     return recipe
+
+
+def _value(text: str) -> Any:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
+
+
+def _changed(recipe: Recipe, key: str, value: Any) -> Recipe:
+    """`recipe` with one option of its own, or of the stage that takes it, set."""
+    if key == "gate":
+        return dataclasses.replace(recipe, gate=value)
+    for stage in ("look", "map", "search"):
+        function = getattr(recipe, stage)
+        if function is not None and key in inspect.signature(function).parameters:
+            changed: dict[str, Any] = {stage: partial(function, **{key: value})}
+            return dataclasses.replace(recipe, **changed)
+    raise ValueError(f"a condition sets {key}, which no stage of its recipe takes")
 
 
 def box_of(name: str, lens: Lens, example: Example, image_size: tuple[int, int]) -> Box | None:
@@ -90,14 +112,3 @@ def box_of(name: str, lens: Lens, example: Example, image_size: tuple[int, int])
     if name == "random":
         x, y = np.random.default_rng(zlib.crc32(example.id.encode())).integers(0, np.add(room, 1)).tolist()
     return Box(x, y, x + side, y + side).clip(image_size)
-
-
-def _searches(name: str) -> bool:
-    recipe = recipes.named(name)
-    return name not in EXTERNAL and (recipe.map is not None or recipe.look is not None)
-
-
-def _given(stage: Any) -> Any:
-    if stage is None:
-        raise ValueError("a condition changes a stage that its recipe does not have")
-    return stage

@@ -9,7 +9,7 @@ from attnlens.evaluate import paper
 from attnlens.evaluate.conditions import BY_TASK, EXTERNAL
 from attnlens.evaluate.plan import HIGH, SIZES, TASKS
 from attnlens.evaluate.scoring import RESAMPLES
-from attnlens.evaluate.tables import BINS, ordered, recipes
+from attnlens.evaluate.tables import BINS, recipes
 
 Numbers = Mapping[str, Any]
 Rows = Iterable[Sequence[str]]
@@ -35,6 +35,7 @@ def markdown(numbers: Numbers, pictures: Mapping[str, str]) -> str:
         _external(numbers),
         _kinds(numbers),
         _cost(numbers),
+        _refused(numbers),
         _seconds(numbers),
         _examples(numbers, pictures),
         _claims(numbers),
@@ -159,7 +160,7 @@ def _external(numbers: Numbers) -> list[str]:
             names = [name for name in recipes(known) if name == "none" or name in EXTERNAL or name in BY_TASK]
             rows += [[model, name, *(_cell(accuracy, size, name) for size in BINS)] for name in names]
     if not rows:
-        return [title, "This version has no recipe clip, yolo or sam yet; their rows appear here once it has."]
+        return [title, "The recipes clip, yolo and sam need models that are not bundled; no condition here has one."]
     return [title, paper.EXTERNAL, _table(["model", "crop", *BINS], rows, right=range(2, 6))]
 
 
@@ -190,12 +191,28 @@ def _cost(numbers: Numbers) -> list[str]:
     for model, bins in numbers["cost"].items():
         for size, name in _priced(bins):
             values = [f"{bins[size][name].get(field, 0):.1f}".removesuffix(".0") for field in columns]
-            rows.append([model, name, size, *values])
+            rows.append([model, name, size, _cell(numbers["accuracy"][model], size, name), *values])
     return [
-        "## Cost per question",
-        "Mean work of the model for one question, everything included: passes over image tokens, passes over prompt "
-        f"tokens, gradient passes, and image tokens prefilled. The first answer is part of it.{note}",
-        _table(["model", "crop", "size", *columns.values()], rows, right=range(3, 3 + len(columns))),
+        "## Every recipe and its cost (FOCUS's table 10)",
+        f"{paper.COST} Here the mean work of the model for one question counts, everything included: passes over image "
+        "tokens, passes over prompt tokens, gradient passes, and image tokens prefilled. The first answer (one pass) "
+        f"and the answer with the crop (another) are part of it.{note}",
+        _table(["model", "crop", "size", "accuracy", *columns.values()], rows, right=range(3, 4 + len(columns))),
+    ]
+
+
+def _refused(numbers: Numbers) -> list[str]:
+    rows = [
+        [model, one["recipe"], str(one["count"]), one["why"].split(". ")[0] + "."]
+        for model, found in numbers["refused"].items()
+        for one in found
+    ]
+    if not rows:
+        return []
+    return [
+        "## What could not be asked",
+        "These scenes are left out of the figures of their row, and of its difference to others.",
+        _table(["model", "crop", "scenes", "because"], rows, right=(2,)),
     ]
 
 
@@ -215,10 +232,8 @@ def _seconds(numbers: Numbers) -> list[str]:
 
 
 def _priced(bins: Numbers) -> list[tuple[str, str]]:
-    """(size, condition): recipes on small targets, those that read tiles on small targets in large images."""
-    known = {name for values in bins.values() for name in values}
-    pairs = [(HIGH if name.endswith("-high") else SIZES[0], name) for name in ordered(recipes(known))]
-    return [(size, name) for size, name in pairs if name in bins.get(size, {})]
+    """(size, condition): recipes on small targets, and on small targets in large images."""
+    return [(size, name) for size in (SIZES[0], HIGH) for name in recipes(bins.get(size, {}))]
 
 
 def _examples(numbers: Numbers, pictures: Mapping[str, str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Measures one model as a plan says, record by record: what is recorded is not measured again.
 
 Records, by key: ("ranking", count) has the best layer on so many validation scenes; ("answer", example, condition) an
-answer and its cost; ("ratios", example) the attention ratio at every layer; ("picture", example) a map to draw. A
-record says the same in every run, but for its `seconds`.
+answer and its cost, or why the model refused; ("ratios", example) the attention ratio at every layer; ("picture",
+example) a map to draw. A record says the same in every run, but for its `seconds`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import transformers
 from PIL import Image
 
 from attnlens.attribution import Ranking, attention_ratios, rank
+from attnlens.errors import AttnLensError
 from attnlens.evaluate import conditions, plan
 from attnlens.evaluate.conditions import Layers
 from attnlens.evaluate.dataset import Example
@@ -116,11 +117,16 @@ def _ask(lens: Lens, example: Example, image: Image.Image, name: str) -> Result:
 
 
 def _answer(lens: Lens, example: Example, image: Image.Image, name: str) -> Record:
-    result = _ask(lens, example, image, name)
+    about = {"bin": example.group, "task": example.task}
+    try:
+        result = _ask(lens, example, image, name)
+    except AttnLensError as error:
+        if conditions.recipe_of(name).look is None:
+            raise
+        return {**about, "refused": str(error)}  # such as a yes-or-no question that the model does not answer
     cost = result.cost.as_dict()
     return {
-        "bin": example.group,
-        "task": example.task,
+        **about,
         "answer": result.answer,
         "right": right(result.answer, example.labels),
         "boxes": [[_number(edge) for edge in box] for box in result.boxes],

@@ -42,6 +42,10 @@ EXTERNAL = (
     "The paper finds croppers that do not look into the model, by CLIP, YOLO or SAM, well behind: 48.6, 48.8 and 49.4 "
     "for LLaVA-1.5 on TextVQA, against 55.2 for rel-att and 47.8 without a crop."
 )
+COST = (
+    "FOCUS (arXiv 2506.21710) finds itself as good as ZoomEye on V* with LLaVA-OneVision (92.2 and 91.1) in a third of "
+    "the passes (7.6 and 24.0 of search), and short of it with LLaVA-1.5 (72.8 and 77.5; 13.3 and 48.6)."
+)
 KINDS = (
     "The paper names its limit: one crop does not help questions that relate several places. Here `larger` and `left` "
     "compare two signs, and `describe` asks about the whole image."

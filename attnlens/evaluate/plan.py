@@ -24,9 +24,10 @@ class Plan:
     """Counts of examples. Each is of the first so many of its kind, so that a larger plan contains a smaller one."""
 
     sizes: int
-    """Per size small, medium and large: without a crop, the crops to compare with, every recipe, attention ratios."""
+    """Per size small, medium and large: without a crop, the crops to compare with, ViCrop's recipes, attention ratios;
+    small targets under every other recipe too."""
     high: int
-    """Small targets in large images: the same without ratios, and every recipe on tiles."""
+    """Small targets in large images: the same without ratios, and ViCrop's recipes on tiles."""
     ablations: int
     """Per size of `ablation_sizes`: one choice of a recipe changed at a time."""
     tasks: int
@@ -83,10 +84,12 @@ def _groups(
     plan: Plan, best: conditions.Layers
 ) -> list[tuple[tuple[str, ...], tuple[str, ...], int, tuple[str, ...], bool]]:
     """Bins, kinds of question, count, conditions, and whether ratios are wanted."""
-    plain = conditions.BASELINES + conditions.recipe_names(high=False)
-    high = plain + conditions.recipe_names(high=True)
+    plain = conditions.BASELINES + conditions.vicrop(high=False)
+    others = conditions.others()
+    high = plain + conditions.vicrop(high=True) + others
     return [
         (SIZES, ("read",), plan.sizes, plain, True),
+        (SIZES[:1], ("read",), plan.sizes, others, False),
         (plan.ablation_sizes, ("read",), plan.ablations, conditions.ablations(best), False),
         ((HIGH,), ("read",), plan.high, high, False),
         (SIZES, TASKS, plan.tasks, conditions.BY_TASK, False),

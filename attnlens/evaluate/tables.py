@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate.conditions import ATTENTION, BASELINES, BY_TASK, EXTERNAL, PURE, Layers
+from attnlens.evaluate.conditions import ATTENTION, BASELINES, BY_TASK, EXTERNAL, PURE, VARIANTS, Layers, others, vicrop
 from attnlens.evaluate.plan import HIGH, SIZES, TASKS
 from attnlens.evaluate.records import Key, Records
 from attnlens.evaluate.scoring import Interval, bootstrap, difference
@@ -54,9 +54,17 @@ class Measured:
         """By condition, size and kind of question: the answers by example."""
         groups: dict[tuple[str, str, str], dict[str, Any]] = {}
         for key, record in sorted(self.records.items()):
-            if key[0] == "answer":
+            if key[0] == "answer" and "refused" not in record:
                 groups.setdefault((key[2], record["bin"], record["task"]), {})[key[1]] = record
         return groups
+
+    def refusals(self) -> list[Numbers]:
+        """For each condition that could not be asked of some examples: of how many, and why of the first."""
+        found: dict[str, list[str]] = {}
+        for key, record in sorted(self.records.items()):
+            if key[0] == "answer" and "refused" in record:
+                found.setdefault(key[2], []).append(record["refused"])
+        return [{"recipe": name, "count": len(why), "why": why[0]} for name, why in found.items()]
 
     def conditions(self) -> list[str]:
         return sorted({key[2] for key in self.records if key[0] == "answer"})
@@ -109,24 +117,24 @@ def numbers(models: Sequence[Measured]) -> Numbers:
         "kinds": each(_kinds),
         "cost": each(lambda one: _by_bin(one, _cost)),
         "seconds": each(lambda one: _by_bin(one, _seconds)),
+        "refused": each(Measured.refusals),
     }
 
 
 def ordered(conditions: Iterable[str]) -> list[str]:
     """Baselines, recipes that look for the crop, external croppers, ablations; each in the order people know."""
-    plain = (*ATTENTION, PURE)
-    first = (*BASELINES, *plain, *(f"{name}-high" for name in plain))
+    first = (*BASELINES, *vicrop(high=False), *vicrop(high=True), *others())
 
     def place(name: str) -> tuple[int, int, str]:
         known = first.index(name) if name in first else len(first)
-        return (2 if " " in name else int(name in EXTERNAL), known, name)
+        return (2 if " " in name and name not in VARIANTS else int(name in EXTERNAL), known, name)
 
     return sorted(conditions, key=place)
 
 
 def recipes(conditions: Iterable[str]) -> list[str]:
     """Those conditions that are no ablation."""
-    return [name for name in ordered(conditions) if " " not in name]
+    return [name for name in ordered(conditions) if " " not in name or name in VARIANTS]
 
 
 def _model(one: Measured) -> Numbers:

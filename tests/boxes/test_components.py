@@ -185,6 +185,13 @@ def test_every_box_is_of_ints_inside_the_image_and_keeps_to_its_limits(importanc
 # By example
 
 
+@pytest.mark.parametrize(("rows", "cols"), [(24, 24), (8, 16)])
+def test_smoothing_goes_with_the_size_of_the_map(rows, cols):
+    importance = regular(np.random.default_rng(2).lognormal(size=(rows, cols)))
+    assert components(importance, window=1) == components(importance, window=1, sigma=1.5 / 24 * max(rows, cols))
+    assert components(importance, window=1) != components(importance, window=1, sigma=0)
+
+
 def test_two_far_regions_are_two_tight_boxes_and_the_larger_sum_is_first():
     values = blob(blob(np.zeros((16, 20)), slice(2, 4), slice(1, 4)), slice(12, 14), slice(14, 19))
     found = components(regular(values), window=50, sigma=0)

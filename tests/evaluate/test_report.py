@@ -218,7 +218,7 @@ def test_the_report_shows_every_model_and_table_and_can_be_made_again(tmp_path: 
 def test_croppers_that_are_not_there_take_one_line(tmp_path: Path) -> None:
     write(tmp_path, right={key: count for key, count in RIGHT.items() if key[1] != "clip"})
     section = report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
-    assert "no recipe clip, yolo or sam" in section
+    assert "clip, yolo and sam need models" in section
     assert "|" not in section
 
 

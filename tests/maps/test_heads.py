@@ -157,3 +157,26 @@ def test_a_trained_model_s_focused_heads_look_at_the_target():
 def test_a_head_that_is_not_there_is_named(heads, message):
     with pytest.raises(AttnLensError, match=message):
         maps.head_attention(lens_of("llava").read(tiny.images("square", 1)), QUESTION, heads)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda reading, **options: maps.head_attention(reading, QUESTION, [(0, 1), (2, 0)], **options),
+        lambda reading, **options: maps.word_attention(
+            reading, QUESTION, target="red sign", layer="mean", instruction=0, sigma=0, **options
+        ),
+        lambda reading, **options: maps.query_contrast(reading, QUESTION, top_heads=1, **options),
+    ],
+    ids=["heads", "words", "contrast"],
+)
+def test_a_sink_stands_out_from_nothing(make, monkeypatch):
+    reading = lens_of("llava").read(tiny.images("square", 1))
+    kept = make(reading).values
+    sink = kept.argmax()
+    marks = np.zeros((3, kept.size), dtype=bool)
+    marks[:, sink] = True
+    monkeypatch.setattr(type(reading), "sinks", lambda *_: marks)
+    found = make(reading, sinks="mask").values
+    others = np.delete(found.ravel(), sink)
+    assert found.ravel()[sink] - others.min() <= 0.1 * (others.max() - others.min())
