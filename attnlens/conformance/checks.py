@@ -25,6 +25,8 @@ from attnlens.lens.reading import Reading
 from attnlens.lens.trace import Array, Trace
 
 QUESTION = "What is written on the red sign?"
+BEFORE = "Is there a dog?"
+"""Asked first, so that what is checked stands on an images' cache that another question has left."""
 TOLERANCE = 1e-4
 """Of rows and connector weights, which are at most 1, in float32."""
 GRADIENT_TOLERANCE = 1e-3
@@ -93,13 +95,13 @@ def _tokens(lens: Lens, *images: Image.Image) -> str:
 
 def _rows(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """Attention of the last prompt token, in every layer and head, is that of a full eager pass."""
-    reading = lens.read(image)
+    reading = _read(lens, [image])
     return _same_rows(reading, reading.trace(QUESTION), gradients=False)
 
 
 def _gradients(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """So are its gradients, which are finite and not zero."""
-    reading = lens.read(image)
+    reading = _read(lens, [image])
     return _same_rows(reading, reading.trace(QUESTION, gradients=True), gradients=True)
 
 
@@ -171,7 +173,7 @@ def _at_most(worst: float, limit: float) -> str:
 
 def _sums(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """What goes to the image is a part of attention, which sums to 1."""
-    trace = lens.read(image).trace(QUESTION)
+    trace = _read(lens, [image]).trace(QUESTION)
     sums = trace.attention.sum(axis=-1)
     if not (np.isfinite(sums).all() and sums.min() >= 0 and sums.max() <= 1 + TOLERANCE and sums.max() > 0):
         raise _Failed(f"rows sum to {sums.min():.3g} .. {sums.max():.3g}; expected 0 .. 1, and not 0 everywhere")
@@ -180,7 +182,7 @@ def _sums(lens: Lens, image: Image.Image, _: Image.Image) -> str:
 
 def _intervention(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """Without attention to the image in the modules of the trace, the model says something else."""
-    reading = lens.read(image)
+    reading = _read(lens, [image])
     prompt = reading.prompt(QUESTION)
     inputs = reading.inputs(prompt)
     modules = [lens.model.get_submodule(site.path) for site in lens.structure.attention]
@@ -229,7 +231,7 @@ def _found(wrong: Sequence[str], painted: int) -> str:
 
 def _two_images(lens: Lens, first: Image.Image, second: Image.Image) -> str:
     """Two images, read one by one, are to the model what the processor makes of both; so are their rows."""
-    reading = lens.read([first, second])
+    reading = _read(lens, [first, second])
     text = lens.prompter.text(2, QUESTION)
     together = lens.processor(images=[first, second], text=[text], return_tensors="pt")
     for key, value in reading.prompt(QUESTION).vision().items():
@@ -242,16 +244,23 @@ def _two_images(lens: Lens, first: Image.Image, second: Image.Image) -> str:
     return _same_rows(reading, reading.trace(QUESTION), gradients=False)
 
 
+def _read(lens: Lens, images: list[Image.Image]) -> Reading:
+    reading = lens.read(images)
+    reading.next_token(BEFORE)
+    return reading
+
+
 def _crop(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """A crop added to a reading gives the rows of a prompt with both images."""
     width, height = image.size
-    reading = lens.read(image).zoom(Box(width // 4, height // 4, width // 4 + width // 2, height // 4 + height // 2))
+    middle = Box(width // 4, height // 4, width // 4 + width // 2, height // 4 + height // 2)
+    reading = _read(lens, [image]).zoom(middle)
     return _same_rows(reading, reading.trace(QUESTION), gradients=False)
 
 
 def _answer(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """The reading's greedy tokens are those of the model's own `generate` on the whole prompt."""
-    reading = lens.read(image)
+    reading = _read(lens, [image])
     found = reading.answer(QUESTION, max_new_tokens=NEW_TOKENS)
     inputs = reading.inputs(reading.prompt(QUESTION))
     expected = generate(lens.model, lens.generator.model, inputs, NEW_TOKENS)[0]
