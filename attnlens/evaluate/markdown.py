@@ -204,7 +204,7 @@ def _cost(numbers: Numbers) -> list[str]:
 def _refused(numbers: Numbers) -> list[str]:
     rows = [
         [model, one["recipe"], str(one["count"]), one["why"].split(". ")[0] + "."]
-        for model, found in numbers["refused"].items()
+        for model, found in numbers.get("refused", {}).items()
         for one in found
     ]
     if not rows:
