@@ -24,13 +24,14 @@ from transformers import (
 from tests import tiny
 
 
-def wide_weights(model, seed=0):
-    """Weights far larger than an ordinary initialisation, so that scores and boxes differ."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+def wide_weights(make, config, seed=3):
+    """A model with weights far larger than an ordinary initialisation, so that scores and boxes differ."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = make(config)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=2 / parameter.shape[-1] ** 0.5, generator=generator)
+                parameter.normal_(std=2 / parameter.shape[-1] ** 0.5)
     return model.eval()
 
 
@@ -46,7 +47,7 @@ def tiny_clip():
         projection_dim=16,
     )
     pictures = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    return wide_weights(CLIPModel(config)), CLIPProcessor(pictures, words)
+    return wide_weights(CLIPModel, config), CLIPProcessor(pictures, words)
 
 
 def tiny_yolos():
@@ -55,7 +56,7 @@ def tiny_yolos():
         patch_size=16, num_detection_tokens=12, num_labels=3,
     )  # fmt: skip
     pictures = YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 480})
-    return wide_weights(YolosForObjectDetection(config)), pictures
+    return wide_weights(YolosForObjectDetection, config), pictures
 
 
 def tiny_rt_detr():
@@ -69,7 +70,9 @@ def tiny_rt_detr():
         decoder_ffn_dim=32, decoder_layers=1, decoder_attention_heads=2, num_denoising=0, hidden_expansion=1.0,
         num_labels=3,
     )  # fmt: skip
-    return wide_weights(RTDetrForObjectDetection(config)), RTDetrImageProcessorPil(size={"height": 64, "width": 64})
+    return wide_weights(RTDetrForObjectDetection, config, seed=6), RTDetrImageProcessorPil(
+        size={"height": 64, "width": 64}
+    )
 
 
 def sam_pictures(**options):
@@ -89,4 +92,4 @@ def tiny_sam():
             hidden_size=16, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
         ),
     )  # fmt: skip
-    return wide_weights(SamModel(config)), sam_pictures()
+    return wide_weights(SamModel, config), sam_pictures()
