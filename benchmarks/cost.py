@@ -9,6 +9,8 @@ answer, one for each of the two maps, and a two-image prompt (twice the image to
 ways are asserted to be equal in the same run. FLOPs are counted by torch's FlopCounterMode: by its own table, which
 knows eager attention but leaves out SDPA on the CPU, and once more with SDPA counted in full. Seconds are the median of
 the repeats, and memory is the process's peak resident set over what it was before, each way in a fresh process.
+
+FOCUS's map of cached values stands beside the one prefill that it reads, of the same prompt.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests import tiny
 
 QUESTION = "what is written on the red sign? Answer the question using a single word or phrase."
+TARGET = "red sign"
+EXISTENCE = maps.EXISTENCE.format(target=TARGET)
 LAYER, WINDOW, NEW_TOKENS, SIDE, LAYERS, HEADS = 7, 336, 8, 336, 16, 32
 
 
@@ -135,9 +139,13 @@ def our_map(lens: Any, image: Image.Image) -> None:
     maps.relative_attention(lens.read(image), QUESTION)
 
 
-def sdpa_prefill(model: Any, processor: Any, image: Image.Image) -> None:
+def value_map(lens: Any, image: Image.Image) -> None:
+    maps.value_similarity(lens.read(image), EXISTENCE, target=TARGET)
+
+
+def sdpa_prefill(model: Any, processor: Any, image: Image.Image, question: str = QUESTION) -> None:
     with torch.no_grad():
-        model(**_inputs(processor, [image], QUESTION), use_cache=True, logits_to_keep=1)
+        model(**_inputs(processor, [image], question), use_cache=True, logits_to_keep=1)
 
 
 # Measuring.
@@ -200,6 +208,8 @@ def _ways(model: Any, processor: Any, image: Image.Image, box: tuple[int, ...]) 
         "two-image answer": lambda: plain(model, processor, image, box),
         "attnlens, map alone": lambda: our_map(lens, image),
         "SDPA prefill": lambda: sdpa_prefill(model, processor, image),
+        "attnlens, value map": lambda: value_map(lens, image),
+        "SDPA prefill of its prompt": lambda: sdpa_prefill(model, processor, image, EXISTENCE),
     }
 
 
@@ -253,10 +263,10 @@ def report(found: dict[str, Any], console: Console) -> None:
         mine = ways["attnlens"][key]
         console.print(
             f"{word}: attnlens / two-image answer {mine / ways['two-image answer'][key]:.3f}, "
-            f"reference / attnlens {ways['reference'][key] / mine:.2f}"
+            f"reference / attnlens {ways['reference'][key] / mine:.2f}, "
+            f"map / SDPA prefill {ways['attnlens, map alone'][key] / ways['SDPA prefill'][key]:.3f}, "
+            f"value map / SDPA prefill {ways['attnlens, value map'][key] / ways['SDPA prefill of its prompt'][key]:.3f}"
         )
-    memory = ways["attnlens, map alone"]["peak_mib"] / ways["SDPA prefill"]["peak_mib"]
-    console.print(f"peak memory: map / SDPA prefill {memory:.2f}")
     console.print(f"maps differ by {found['map_difference']:.1e} of the maximum; boxes and answers are equal")
 
 

@@ -22,7 +22,16 @@ from attnlens.lens.lens import Lens
 from attnlens.recipes import Recipe
 
 BASELINES = ("none", "human", "centre", "random")
-BY_TASK = ("none", "human", "rel-att", "grad-att", "grad-att count=2")
+BY_TASK = ("none", "human", "rel-att", "grad-att")
+TWICE = {
+    "rel-att count=2": "rel-att",
+    "grad-att count=2": "grad-att",
+    "laser count=2": "laser",
+    "entropy": "entropy count=1",
+}
+"""A recipe with two crops, and the same recipe with one."""
+SEVERAL = ("none", "human", *dict.fromkeys(name for pair in TWICE.items() for name in reversed(pair)))
+"""Conditions for questions that more than one place must be looked at for."""
 EXTERNAL = ("clip", "yolo", "sam")
 """Recipes that need another model, which is not bundled: they are compared where one is given."""
 ATTENTION = ("rel-att", "grad-att")

@@ -34,6 +34,7 @@ def markdown(numbers: Numbers, pictures: Mapping[str, str]) -> str:
         _ablations(numbers),
         _external(numbers),
         _kinds(numbers),
+        _several(numbers),
         _cost(numbers),
         _refused(numbers),
         _seconds(numbers),
@@ -177,8 +178,23 @@ def _kinds(numbers: Numbers) -> list[str]:
                 shown = ["-" if cell is None else _interval(cell["accuracy"]) for cell in cells]
                 count = next((str(cell["accuracy"]["count"]) for cell in cells if cell is not None), "0")
                 rows.append([model, kind, count, *shown])
-        parts += [f"{size.capitalize()} targets:", _table(["model", "kind", "scenes", *BY_TASK], rows, range(2, 7))]
+        parts += [f"{size.capitalize()} targets:", _table(["model", "kind", "scenes", *BY_TASK], rows, range(2, 6))]
     return parts
+
+
+def _several(numbers: Numbers) -> list[str]:
+    rows = []
+    for model, found in numbers["several"].items():
+        for name, row in found.items():
+            changes = ["-" if row[one] is None else _interval(row[one], sign=True) for one in ("gain", "second")]
+            rows.append([model, name, str(row["accuracy"]["count"]), _interval(row["accuracy"]), *changes])
+    if not rows:
+        return []
+    return [
+        "## Questions for which several places must be looked at",
+        paper.SEVERAL,
+        _table(["model", "crop", "scenes", "accuracy", "to none", "to one crop"], rows, right=range(2, 6)),
+    ]
 
 
 def _cost(numbers: Numbers) -> list[str]:

@@ -50,3 +50,8 @@ KINDS = (
     "The paper names its limit: one crop does not help questions that relate several places. Here `larger` and `left` "
     "compare two signs, and `describe` asks about the whole image."
 )
+SEVERAL = (
+    "What colour is the sign that says 5? The question does not say which sign to look at: all of them have to be "
+    "read. ViCrop names its single crop as a limit; Entropy-Gradient Grounding (arXiv 2604.08456) crops two. Here each "
+    "recipe crops one region and two, for small targets; `entropy` crops two unless told otherwise."
+)

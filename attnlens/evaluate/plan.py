@@ -18,6 +18,9 @@ HIGH = "high"
 TASKS = ("read", "colour", "exists", "larger", "left", "describe")
 """Kinds of question; `read` is the one of the tables of sizes, recipes and ablations."""
 
+SEARCHED = "colour"
+"""The kind of question that does not say where to look: what colour is the sign that says 5?"""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -32,6 +35,9 @@ class Plan:
     """Per size of `ablation_sizes`: one choice of a recipe changed at a time."""
     tasks: int
     """Per kind of question and size: without a crop, with the human one, rel-att and grad-att."""
+    several: int
+    """Small targets that are asked for by what they say, so that every sign must be read: recipes with one and two
+    crops."""
     validation: int
     """Per size, of the validation split: what the layers are ranked on."""
     ablation_sizes: tuple[str, ...]
@@ -40,14 +46,14 @@ class Plan:
         """The same proportions with `count` examples per size, at least one of everything."""
         if count < 1:
             raise AttnLensError(f"The count is {count}; expected at least one example per size.")
-        fields = ("sizes", "high", "ablations", "tasks", "validation")
+        fields = ("sizes", "high", "ablations", "tasks", "several", "validation")
         counts = {field: max(1, round(getattr(self, field) * count / self.sizes)) for field in fields}
         return dataclasses.replace(self, **counts)
 
 
-QUICK = Plan(sizes=16, high=4, ablations=12, tasks=2, validation=8, ablation_sizes=("small",))
+QUICK = Plan(sizes=16, high=4, ablations=12, tasks=2, several=4, validation=8, ablation_sizes=("small",))
 """Under five minutes for three bundled models on two cores."""
-FULL = Plan(sizes=200, high=40, ablations=100, tasks=25, validation=60, ablation_sizes=("small", "medium"))
+FULL = Plan(sizes=200, high=40, ablations=100, tasks=25, several=150, validation=60, ablation_sizes=("small", "medium"))
 
 
 @dataclass(frozen=True)
@@ -93,4 +99,5 @@ def _groups(
         (plan.ablation_sizes, ("read",), plan.ablations, conditions.ablations(best), False),
         ((HIGH,), ("read",), plan.high, high, False),
         (SIZES, TASKS, plan.tasks, conditions.BY_TASK, False),
+        (SIZES[:1], (SEARCHED,), plan.several, conditions.SEVERAL, False),
     ]

@@ -17,8 +17,20 @@ from typing import Any
 import numpy as np
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate.conditions import ATTENTION, BASELINES, BY_TASK, EXTERNAL, PURE, VARIANTS, Layers, others, vicrop
-from attnlens.evaluate.plan import HIGH, SIZES, TASKS
+from attnlens.evaluate.conditions import (
+    ATTENTION,
+    BASELINES,
+    BY_TASK,
+    EXTERNAL,
+    PURE,
+    SEVERAL,
+    TWICE,
+    VARIANTS,
+    Layers,
+    others,
+    vicrop,
+)  # fmt: skip
+from attnlens.evaluate.plan import HIGH, SEARCHED, SIZES, TASKS
 from attnlens.evaluate.records import Key, Records
 from attnlens.evaluate.scoring import Interval, bootstrap, difference
 from attnlens.recipes.library import HIGH_RESOLUTION_TILE
@@ -115,6 +127,7 @@ def numbers(models: Sequence[Measured]) -> Numbers:
         "ablations": each(_ablations),
         "ratios": each(_ratios),
         "kinds": each(_kinds),
+        "several": each(_several),
         "cost": each(lambda one: _by_bin(one, _cost)),
         "seconds": each(lambda one: _by_bin(one, _seconds)),
         "refused": each(Measured.refusals),
@@ -232,6 +245,20 @@ def _kinds(one: Measured) -> Numbers:
                     row[condition] = {"accuracy": accuracy, "gain": gain}
             if row:
                 found.setdefault(task, {})[bin_name] = row
+    return found
+
+
+def _several(one: Measured) -> Numbers:
+    """By condition, small signs asked for by what they say: accuracy, difference to none and, of two crops, to one."""
+    found: Numbers = {}
+    for condition in SEVERAL:
+        accuracy = _mean([r["right"] for r in one.answers(condition, SIZES[:1], SEARCHED).values()])
+        if accuracy is not None:
+            changes = [
+                None if base is None or base == condition else paired(one, condition, base, SIZES[:1], SEARCHED)
+                for base in ("none", TWICE.get(condition))
+            ]
+            found[condition] = {"accuracy": accuracy, "gain": changes[0], "second": changes[1]}
     return found
 
 

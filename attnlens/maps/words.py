@@ -32,8 +32,8 @@ SEARCH = "Search the following entities in the images: {target}"
 """The paper's prompt, before whose entities the instruction stands."""
 INSTRUCTION = 8
 """How many of the prompt's first words the paper takes for the instruction's."""
-SIGMA = 3.0
-"""Of the paper's Gaussian, in cells of the grid."""
+SIGMA = 1 / 12
+"""Of the Gaussian, in longer sides of the map: the paper's 3 cells, for an image of 36 x 36 of them."""
 
 Floats = NDArray[np.float64]
 
@@ -45,15 +45,16 @@ def word_attention(
     target: str | None = None,
     layer: Layer = None,
     connector_layer: Layer = None,
-    instruction: int = INSTRUCTION,
-    sigma: float = SIGMA,
+    instruction: int | None = None,
+    sigma: float | None = None,
     sinks: Sinks = "keep",
     image: int = 0,
 ) -> ImportanceMap:
     """Where the tokens of `target` look and those of the instruction do not: 0 to 1 over the grid's cells.
 
-    For each token the head-mean attention to the image at one layer is smoothed by a Gaussian of `sigma` cells and
-    scaled to 0..1. The mean of the first `instruction` tokens' maps is subtracted from each of the target's, what is
+    For each token the head-mean attention to the image at one layer is smoothed by a Gaussian of `sigma` cells (None: a
+    twelfth of the map's longer side, as the paper's 3 cells would blur a coarse map to nothing) and scaled to 0..1. The
+    mean of the first `instruction` tokens' maps is subtracted from each of the target's, what is
     below 0 becomes 0, and the rest is scaled to 0..1 again. The map is the largest of the target's tokens' in each
     cell: what is above a threshold in it is what is above it for any token, of which the paper takes the union.
 
@@ -67,6 +68,8 @@ def word_attention(
     Raises AttnLensError for a target or an instruction without tokens, for an unknown layer or image, and where
     `Reading.word_attention` does.
     """
+    if instruction is None:
+        instruction = 0 if reading.lens.structure.connector else INSTRUCTION
     _check(target, instruction, sigma)
     asked = question if target is not None and target in question else SEARCH.format(target=target or question)
     prompt = reading.prompt(asked)
@@ -80,6 +83,7 @@ def word_attention(
         reading, asked, seen, seen.attention.mean(axis=1), layers=layers_of(reading, layer), sinks=sinks, image=image
     )
     maps = carried(reading, seen, rows.mean(axis=0), connector_layer, image)
+    sigma = SIGMA * max(maps.shape[1:]) if sigma is None else sigma
     values = decoupled(maps[: len(words)], maps[len(words) :], sigma)
     return ImportanceMap(values, seen.layouts[image].grid)
 
@@ -131,5 +135,5 @@ def _check(target: str | None, instruction: object, sigma: object) -> None:
         raise AttnLensError(f"The target is {target!r}; expected some words, such as 'red sign'.")
     if not isinstance(instruction, int) or instruction < 0:
         raise AttnLensError(f"instruction is {instruction!r}; expected a whole number of tokens, 0 for none.")
-    if not (isinstance(sigma, Real) and 0 <= float(sigma) < inf):
+    if sigma is not None and not (isinstance(sigma, Real) and 0 <= float(sigma) < inf):
         raise AttnLensError(f"sigma is {sigma!r}; expected a number of cells, 0 for no smoothing.")

@@ -90,13 +90,17 @@ def ask(
     _check(chosen, recipe, box, options)
     with lens.meter.measure() as stretch:
         reading = lens.read(image)
-        if chosen.gate is not None and _sureness(reading.answer(question, max_new_tokens)) >= chosen.gate:
+        first, sure = None, False
+        if chosen.gate is not None:
+            first = reading.answer(question, max_new_tokens)
+            sure = _sureness(first) >= chosen.gate
+        if sure:
             seen = Look([])
         elif box is not None:
             seen = _given(reading, box)
         else:
             seen = chosen.seen(reading, question, **options)
-        first = reading.answer(question, max_new_tokens)  # decodes on from where the last look left the question
+        first = first or reading.answer(question, max_new_tokens)  # decodes on from where the last look left it
         crops = [found for found in seen.found if found.confident]
         answer = seen.answer or chosen.answer
         again = answer(reading, crops, question, max_new_tokens) if crops else first

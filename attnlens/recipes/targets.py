@@ -80,6 +80,12 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _LISTED = re.compile(rf"{re.escape(LEAD.rstrip(':'))}[*: \t]*(?P<listed>[^\n]*)", re.IGNORECASE)
+_WHICH = re.compile(
+    rf"\b(?:which|what)\s+(?P<noun>(?:(?!(?:{'|'.join(sorted(_ENDS))})\b)[\w'’-]+\s+)+?)"
+    rf"(?=(?:{'|'.join(sorted(_ENDS))})\b)",
+    re.IGNORECASE,
+)
+_ONE = re.compile(r"(?<=\s)one\Z", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 _BETWEEN = re.compile(r"\s*(?:,|;|\band\b)\s*", re.IGNORECASE)
 _ENTRY = re.compile(
@@ -97,18 +103,24 @@ def targets_in(question: str) -> Targets:
 
     >>> targets_in("What is written on the red sign in the image?")
     ['red sign']
+    >>> targets_in("Which sign is larger, the red one or the blue one?")
+    ['red sign', 'blue sign']
 
     Deviation: the papers have the model name the targets from examples (`targets_by_model`), for which small models are
     too small, and which is one more pass; these words are the question's own. Raises AttnLensError where there are
     none.
     """
     found = []
+    which = _WHICH.search(question)
+    noun = "" if which is None else which["noun"].strip()
+    if not set(noun.lower().split()) - _HOLLOW - _GENERAL:
+        noun = "one"
     for match in _PHRASE.finditer(question):
         words = match["words"].strip()
         if match["every"]:
             found.append(ALL + words)
         elif words.split()[-1].lower() not in _GENERAL:
-            found.append(words)
+            found.append(_ONE.sub(noun, words))
     targets = _cleaned(found)
     if not targets:
         raise AttnLensError(

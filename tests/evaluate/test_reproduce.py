@@ -31,7 +31,7 @@ from attnlens.geometry import Box
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-TINY = Plan(sizes=1, high=1, ablations=1, tasks=1, validation=1, ablation_sizes=("small",))
+TINY = Plan(sizes=1, high=1, ablations=1, tasks=1, several=1, validation=1, ablation_sizes=("small",))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,11 +130,11 @@ def test_a_larger_plan_contains_a_smaller_one() -> None:
     def wanted(chosen: Plan) -> set[tuple[str, str]]:
         return {(one.example.id, name) for one in plan.asked(chosen, Layers(1)) for name in one.conditions}
 
-    assert wanted(TINY) < wanted(Plan(3, 2, 2, 2, 1, ("small", "medium")))
+    assert wanted(TINY) < wanted(Plan(3, 2, 2, 2, 2, 1, ("small", "medium")))
 
 
 def test_the_human_crop_is_asked_for_where_there_is_a_box_and_tiles_where_images_are_large() -> None:
-    work = plan.asked(Plan(6, 2, 1, 6, 1, ("small",)), Layers(1, 0))
+    work = plan.asked(Plan(6, 2, 1, 6, 1, 1, ("small",)), Layers(1, 0))
     assert len({one.example.id for one in work}) == len(work)
     without = [one for one in work if one.example.box is None]
     assert without
@@ -155,9 +155,9 @@ def test_layers_are_ranked_on_no_scene_that_is_asked_about() -> None:
 
 
 def test_a_count_scales_all_counts_and_leaves_none_out() -> None:
-    some = Plan(200, 100, 150, 50, 10, ("small",))
-    assert some.scaled(20) == Plan(20, 10, 15, 5, 1, ("small",))
-    assert some.scaled(1) == Plan(1, 1, 1, 1, 1, ("small",))
+    some = Plan(200, 100, 150, 50, 100, 10, ("small",))
+    assert some.scaled(20) == Plan(20, 10, 15, 5, 10, 1, ("small",))
+    assert some.scaled(1) == Plan(1, 1, 1, 1, 1, 1, ("small",))
     with pytest.raises(AttnLensError, match="at least one"):
         plan.FULL.scaled(0)
 
@@ -299,7 +299,7 @@ from pathlib import Path
 from attnlens.evaluate import plan, reproduce
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
-    chosen = plan.Plan(1, 1, 1, 1, 1, ("small",))
+    chosen = plan.Plan(1, 1, 1, 1, 1, 1, ("small",))
     reproduce.run([sys.argv[1]], Path(sys.argv[2]), chosen, version="0", jobs=1, progress=lambda *_: None)
 """
 

@@ -41,6 +41,10 @@ def lens():
         ("Is the same sign left of the other one?", []),
         ("What is the colour of the bus?", ["bus"]),
         ("What is the number of the bus?", ["bus"]),
+        ("Which sign is larger, the red one or the blue one?", ["red sign", "blue sign"]),
+        ("Which street lamp is on, the tall one or the one near the car?", ["tall street lamp", "car"]),
+        ("Which one is further left, the red sign or the blue one?", ["red sign", "blue one"]),
+        ("What colour is the round one?", ["round one"]),
     ],
 )
 def test_phrases_after_an_article_are_targets_each_once_and_in_order(question, expected):
