@@ -8,7 +8,7 @@ out below as the paper's code runs it: eager attention, every matrix of every la
 answer, one for each of the two maps, and a two-image prompt (twice the image tokens). Maps, boxes and answers of both
 ways are asserted to be equal in the same run. FLOPs are counted by torch's FlopCounterMode: by its own table, which
 knows eager attention but leaves out SDPA on the CPU, and once more with SDPA counted in full. Seconds are the median of
-the repeats, and memory is the process's peak resident set over what it was before, each way in a fresh process.
+the repeats; memory is the median of as many fresh processes, each one's peak resident set over what it was before.
 
 FOCUS's map of cached values stands beside the one prefill that it reads, of the same prompt.
 """
@@ -233,7 +233,7 @@ def run(repeats: int) -> dict[str, Any]:
             "gflop": counted[name][0],
             "gflop_with_sdpa": counted[name][1],
             "seconds": times[name],
-            "peak_mib": peak_memory(name, box),
+            "peak_mib": statistics.median(peak_memory(name, box) for _ in range(repeats)),
         }
         for name in ways
     }

@@ -132,11 +132,18 @@ class Prompter:
         messages = [{"role": "user", "content": content}]
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
+    def special_tokens(self, text: str) -> dict[str, bool]:
+        """How the tokenizer is called: a text that its template has begun is given no second token of a beginning, as
+        in transformers' own `apply_chat_template(tokenize=True)`."""
+        start = self._processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
+
     def _process(self, images: Sequence[PreparedImage], text: str) -> dict[str, Tensor]:
         processor = copy.copy(self._processor)
         processor.image_processor = _Remembering(self._processor.image_processor, images, self._spec.prompt)
         try:
-            encoded = processor(images=[p.image for p in images], text=[text], return_tensors="pt")
+            pictures = [one.image for one in images]
+            encoded = processor(images=pictures, text=[text], return_tensors="pt", **self.special_tokens(text))
         except ValueError as error:
             sizes = ", ".join(f"{p.image.width} x {p.image.height}" for p in images)
             raise AttnLensError(

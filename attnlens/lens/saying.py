@@ -42,12 +42,11 @@ def say(lens: Lens, text: str, max_new_tokens: int = 64) -> str:
 
 
 def _prompt(lens: Lens, text: str) -> Tensor:
-    """int64 [1, tokens]. A template that writes the token of a text's beginning is given no second one."""
+    """int64 [1, tokens]."""
     if not isinstance(text, str) or not text.strip():
         raise AttnLensError(f"The text is {text!r}; expected some words for the model to reply to.")
-    prompt, tokenizer = lens.prompter.text(0, text), lens.tokenizer
-    begun = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
-    made: dict[str, Any] = tokenizer(prompt, add_special_tokens=not begun, return_tensors="pt")
+    prompt = lens.prompter.text(0, text)
+    made: dict[str, Any] = lens.tokenizer(prompt, return_tensors="pt", **lens.prompter.special_tokens(prompt))
     return made["input_ids"]
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers.utils import is_torchvision_available
 
+import attnlens
 from attnlens.errors import AttnLensError
 from attnlens.lens import processors
 from tests import tiny
@@ -50,6 +51,19 @@ def test_a_loaded_processor_has_its_chat_template(family: tiny.Family, folders: 
     expected = tiny.build(family)[1].apply_chat_template(messages, add_generation_prompt=True)
     assert "what is it?" in expected
     assert loaded.apply_chat_template(messages, add_generation_prompt=True) == expected
+
+
+def test_a_template_that_writes_the_first_token_itself_is_given_no_second_one() -> None:
+    model, processor = tiny.build("llava")
+    processor.chat_template = "{{ '<s>' }}" + processor.chat_template
+    (image,), text = tiny.images("landscape", 1), "what is it?"
+    content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    expected = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+    ids = attnlens.load(model=model, processor=processor).read(image).prompt(text).ids[0].tolist()
+    assert ids == expected
+    assert ids.count(processor.tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("family", ["llava", "instructblip"])
