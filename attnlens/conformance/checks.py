@@ -87,7 +87,7 @@ def _tokens(lens: Lens, *images: Image.Image) -> str:
         reading = lens.read(image)
         prompt = reading.prompt(QUESTION)
         with torch.no_grad():
-            lens.model(**reading.inputs(prompt))
+            lens.model(**lens.inputs(prompt))
         grid = reading.grids[0]
         seen.append(f"{grid.rows} x {grid.cols} ({len(prompt.positions[0])})")
     return ", ".join(seen)
@@ -108,7 +108,7 @@ def _gradients(lens: Lens, image: Image.Image, _: Image.Image) -> str:
 def _same_rows(reading: Reading, trace: Trace, *, gradients: bool) -> str:
     lens = reading.lens
     prompt = reading.prompt(QUESTION)
-    expected = reference(lens.model, reading.inputs(prompt), lens.structure.attention, lens.structure.connector)
+    expected = reference(lens.model, lens.inputs(prompt), lens.structure.attention, lens.structure.connector)
     if trace.top_token != int(expected.logits.argmax()):
         raise _Failed(f"top token {trace.top_token}, in the eager pass {int(expected.logits.argmax())}")
     if not gradients:
@@ -184,7 +184,7 @@ def _intervention(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """Without attention to the image in the modules of the trace, the model says something else."""
     reading = _read(lens, [image])
     prompt = reading.prompt(QUESTION)
-    inputs = reading.inputs(prompt)
+    inputs = lens.inputs(prompt)
     modules = [lens.model.get_submodule(site.path) for site in lens.structure.attention]
     with torch.no_grad():
         plain = lens.model(**inputs).logits[0, -1].float()
@@ -262,7 +262,7 @@ def _answer(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     """The reading's greedy tokens are those of the model's own `generate` on the whole prompt."""
     reading = _read(lens, [image])
     found = reading.answer(QUESTION, max_new_tokens=NEW_TOKENS)
-    inputs = reading.inputs(reading.prompt(QUESTION))
+    inputs = lens.inputs(reading.prompt(QUESTION))
     expected = generate(lens.model, lens.generator.model, inputs, NEW_TOKENS)[0]
     if list(found.tokens) != expected:
         raise _Failed(f"tokens {list(found.tokens)}, by generate {expected}")

@@ -152,7 +152,7 @@ def _tokens(lens: Lens, image: Image.Image, quiet: bool) -> Tensor:
         stack.callback(reader.register_forward_pre_hook(keep, with_kwargs=True).remove)
         if quiet:
             stack.enter_context(_silenced(lens))
-        lens.model(**reading.inputs(prompt))
+        lens.model(**lens.inputs(prompt))
     return torch.cat(entering, dim=-1).float()
 
 

@@ -27,7 +27,7 @@ def next_tokens(readings: Sequence[Reading], question: str, size: int) -> Array:
     shapes, so that nothing is padded: what comes out is what comes out of each alone. Every prompt counts as a pass.
     """
     prompts = [reading.prompt(question) for reading in readings]
-    alone = [reading.inputs(prompt) for reading, prompt in zip(readings, prompts, strict=True)]
+    alone = [reading.lens.inputs(prompt) for reading, prompt in zip(readings, prompts, strict=True)]
     alike = defaultdict(list)
     for index, inputs in enumerate(alone):
         alike[_shapes(inputs)].append(index)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError
 from attnlens.geometry import is_count
 from attnlens.images import open_image
 from attnlens.lens.batch import next_tokens
 from attnlens.lens.cost import Meter
-from attnlens.lens.generator import Generator
-from attnlens.lens.prompts import PreparedImage, Prompter
+from attnlens.lens.generator import Generator, decoder_prompt
+from attnlens.lens.joining import on_device
+from attnlens.lens.prompts import PreparedImage, Prompt, Prompter
 from attnlens.lens.reading import Reading
 from attnlens.lens.structure import structure_of
 from attnlens.lens.trace import Array
@@ -49,6 +52,23 @@ class Lens:
         if not is_count(batch):
             raise AttnLensError(f"batch is {batch!r}; expected a whole number of images, at least 1.")
         return next_tokens([self.read(image) for image in images], question, batch)
+
+    def inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """The whole prompt as the whole model takes it."""
+        inputs = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids), **prompt.extras}
+        inputs |= on_device(prompt.vision(), self.model)
+        if self.structure.keys == "encoder":
+            inputs["decoder_input_ids"] = decoder_prompt(self.generator.model, prompt.ids)
+        return inputs | self.generator.last_logits_only
+
+    def check_context(self, tokens: int) -> None:
+        """Raises AttnLensError where a prompt, or a prompt and its answer, of so many tokens is too long."""
+        context = self.structure.context
+        if context is not None and tokens > context:
+            raise AttnLensError(
+                f"The prompt and its answer take {tokens} tokens, and the model's context holds {context}. Shorten the "
+                "question, read fewer or smaller images, or ask for fewer new tokens."
+            )
 
     def layer(self, layer: int | str | None = None) -> int | None:
         """The index into `Trace.layers` to read attention from; None stands for the mean of all.

@@ -47,6 +47,11 @@ class Prompt:
         return int(self.ids.shape[1])
 
     @property
+    def image_tokens(self) -> int:
+        """How many tokens are of images."""
+        return sum(map(len, self.positions))
+
+    @property
     def end_of_images(self) -> int:
         """One past the last image token."""
         return self.positions[-1][-1] + 1

@@ -56,9 +56,4 @@ def _check(lens: Lens, ids: Tensor, max_new_tokens: int) -> None:
             f"The prompt {lens.tokenizer.decode(ids[0])!r} holds an image token, and no image is given. Take it out of "
             "the text, or out of the template, which should write one only for an image."
         )
-    wanted, context = ids.shape[1] + max_new_tokens, lens.structure.context
-    if context is not None and wanted > context:
-        raise AttnLensError(
-            f"The text and its reply take {wanted} tokens, and the model's context holds {context}. Shorten the text, "
-            "or ask for fewer new tokens."
-        )
+    lens.check_context(ids.shape[1] + max_new_tokens)

@@ -26,9 +26,8 @@ def entropy_gradient(reading: Reading, question: str, *, image: int = 0) -> Impo
     `image`: which of the images read. Raises `AttnLensError` for an image that was not read, and behind a connector
     with attention, where image tokens have no place.
     """
+    reading.image_at(image)  # or an error
     layouts = reading.layouts
-    if not 0 <= image < len(layouts):
-        raise AttnLensError(f"There is no image {image}: the reading holds {len(layouts)}, counted from 0.")
     if layouts[image].queries is not None and reading.lens.structure.keys != "image":
         raise AttnLensError(
             "Behind a connector with attention image tokens have no place, and their gradients none either. Use "

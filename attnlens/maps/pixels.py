@@ -33,20 +33,19 @@ def input_gradient(
     Raises `AttnLensError` for an unknown variant or image, and where the pixels reach the model through codes.
     """
     check_variant(variant)
-    gradient = _norm(reading.pixel_gradient(question), image)
+    reading.image_at(image)  # or an error
+    gradient = _norm(reading.pixel_gradient(question)[image])
     if variant == "released":
         with np.errstate(divide="ignore", invalid="ignore"):
-            gradient = gradient / _norm(reading.pixel_gradient(generic + RELEASED_SUFFIX), image)
+            gradient = gradient / _norm(reading.pixel_gradient(generic + RELEASED_SUFFIX)[image])
     canvas = reading.canvases()[image] * _deviation(reading)
     masked = gradient * _edges(canvas, 3 if variant == "paper" else 7)
     grid = reading.grids[image]
     return ImportanceMap(_pooled(masked, grid.rows, grid.cols), grid)
 
 
-def _norm(gradients: tuple[NDArray[np.float32], ...], image: int) -> NDArray[np.float32]:
-    if not 0 <= image < len(gradients):
-        raise AttnLensError(f"There is no image {image}: the reading holds {len(gradients)}, counted from 0.")
-    return np.linalg.norm(gradients[image], axis=0).astype(np.float32)
+def _norm(gradient: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.linalg.norm(gradient, axis=0).astype(np.float32)
 
 
 def _deviation(reading: Reading) -> NDArray[np.float32]:

@@ -145,7 +145,7 @@ def test_sinks_are_those_of_the_hidden_states_of(model_type, tau):
     reading = lens.read(sample_images()[0])
     seen = reading.prompt(QUESTION)
     with torch.no_grad():
-        out = lens.model(**reading.inputs(seen), output_hidden_states=True, use_cache=False)
+        out = lens.model(**reading.lens.inputs(seen), output_hidden_states=True, use_cache=False)
     recorded = (getattr(out, "language_model_outputs", None) or out).hidden_states
     expected = []
     for layer in lens.structure.layers[: 1 if model_type in DEEPSTACK else None]:

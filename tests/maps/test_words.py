@@ -62,7 +62,7 @@ def full_rows(reading: Any, words: tuple[int, ...]) -> np.ndarray:
         for site in lens.structure.attention:
             handle = lens.model.get_submodule(site.path).register_forward_hook(keep(site))
             stack.callback(handle.remove)
-        lens.model(**reading.inputs(prompt), output_attentions=True)
+        lens.model(**reading.lens.inputs(prompt), output_attentions=True)
     columns = reading.columns(prompt)
     rows = [seen[site][0][:, list(words)][..., columns].float().numpy() for site in lens.structure.attention]
     heads = math.lcm(*map(len, rows))
@@ -98,7 +98,7 @@ def test_rows_of_words_equal_those_that_transformers_hands_out(family):
     reading = lens.read(tiny.images("landscape", 1)).zoom((10, 10, 80, 70))
     words = reading.prompt(QUESTION).length - np.array([9, 4, 6, 4])  # in any order, one twice
     found = reading.word_attention(QUESTION, words.tolist())
-    inputs = reading.inputs(reading.prompt(QUESTION))
+    inputs = reading.lens.inputs(reading.prompt(QUESTION))
     model.set_attn_implementation("eager")
     with torch.no_grad():
         out = model(**inputs, output_attentions=True)
@@ -277,7 +277,7 @@ def full_rows_of(reading: Any, question: str) -> np.ndarray:
     model, prompt = reading.lens.model, reading.prompt(question)
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        attentions = model(**reading.inputs(prompt), output_attentions=True).attentions
+        attentions = model(**reading.lens.inputs(prompt), output_attentions=True).attentions
     model.set_attn_implementation("sdpa")
     return np.stack([layer[0][..., list(prompt.positions[0])].numpy() for layer in attentions])
 
