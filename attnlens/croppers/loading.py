@@ -17,13 +17,15 @@ def model_and_processor(
     """
     import transformers
 
+    from attnlens.lens.loading import placed
+
     if not isinstance(model, str | os.PathLike):
         if processor is None:
             raise AttnLensError(
                 f"{type(model).__name__} came without processor=. Give the processor that belongs to it, too, or the "
                 "name or folder that holds both."
             )
-        return _placed(model.eval(), device), processor
+        return placed(model.eval(), device), processor
     name = os.fspath(model)
     try:
         loaded = getattr(transformers, model_class).from_pretrained(name)
@@ -35,17 +37,7 @@ def model_and_processor(
             "weights and processor, a Hugging Face id (downloaded before, or with a network), or model= and processor= "
             "in memory."
         ) from error
-    return _placed(loaded.eval(), device), processor
-
-
-def _placed(model: Any, device: Any) -> Any:
-    try:
-        return model if device is None else model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is unknown or not there
-        raise AttnLensError(
-            f"{type(model).__name__} cannot be put on the device {str(device)!r}: {first_line(error)} Use cpu, or cuda "
-            "with a GPU."
-        ) from error
+    return placed(loaded.eval(), device), processor
 
 
 def picture_inputs(processor: Any, model: Any, image: Any) -> dict[str, Any]:

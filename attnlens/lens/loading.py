@@ -43,7 +43,7 @@ def load(
     if name is None:
         if processor is None:
             raise AttnLensError("model= came without processor=. Give the processor that belongs to the model, too.")
-        return Lens(_placed(model, device, dtype), processor, _spec(adapter, model.config))
+        return Lens(placed(model, device, dtype), processor, _spec(adapter, model.config))
     source, by_default = str(name), "auto"
     if source.startswith("pocket/"):
         source, by_default = str(pocket.path(source.removeprefix("pocket/"))), "float32"
@@ -62,7 +62,7 @@ def load(
             f"({', '.join(f'pocket/{n}' for n in pocket.names())}), a folder with config.json, weights and processor, "
             "or a Hugging Face id (downloaded before, or with a network)."
         ) from error
-    return Lens(_placed(model.eval(), device, None), processor, spec)
+    return Lens(placed(model.eval(), device), processor, spec)
 
 
 def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -80,7 +80,8 @@ def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
     return adapters.for_model_type(config.model_type) if adapter is None else adapters.find(adapter)
 
 
-def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> Any:
+def placed(model: Any, device: Any, dtype: str | torch.dtype | None = None) -> Any:
+    """The model on that device and in that dtype, where they are given. Raises AttnLensError."""
     if isinstance(dtype, str):
         dtype = _dtype(dtype)
     if device is None and dtype is None:
@@ -89,7 +90,8 @@ def _placed(model: Any, device: str | None, dtype: str | torch.dtype | None) -> 
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is unknown or not there
         raise AttnLensError(
-            f"The model cannot be put on the device {device!r}: {_sentence(error)} Use cpu, or cuda with a GPU."
+            f"{type(model).__name__} cannot be put on the device {str(device)!r}: {_sentence(error)} Use cpu, or cuda "
+            "with a GPU."
         ) from error
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, median_filter
 
-from attnlens.errors import AttnLensError
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.maps.attention import GENERIC_QUESTION, RELEASED_SUFFIX, Variant, check_variant
