@@ -1,4 +1,4 @@
-"""The commands: demo, ask, look, adapters, recipes; and, from modules of their own, reproduce, layers and data.
+"""The commands: demo, look, recipes; and, from modules of their own, ask, reproduce, layers, adapters and data.
 
 Results go to standard output, everything else (progress, warnings, errors) to standard error. With --json, standard
 output is one JSON object. What is heavy is imported inside the commands, so that --help is instant.
@@ -6,9 +6,7 @@ output is one JSON object. What is heavy is imported inside the commands, so tha
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,19 +18,30 @@ from typer.core import TyperGroup
 
 import attnlens
 from attnlens.cli_adapters import app as adapters_app
+from attnlens.cli_ask import ask, asked
 from attnlens.cli_data import app as data_app
 from attnlens.cli_layers import layers as layers_command
-from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
-from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks
+from attnlens.cli_options import (
+    DEFAULT_MODEL,
+    Adapter,
+    Device,
+    Dtype,
+    ImageArgument,
+    Json,
+    Layer,
+    Model,
+    QuestionArgument,
+    layer_option,
+    loaded,
+)
+from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, quietly, status
 from attnlens.cli_reproduce import reproduce
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
     from attnlens.importance import ImportanceMap
     from attnlens.lens.lens import Lens
-    from attnlens.recipes import Result
 
-DEFAULT_MODEL = "pocket/llava"
 WIDE = 240
 """Columns of a table that no person looks at: a line for each row, to be searched."""
 DEMO_AREA = 0.004
@@ -66,15 +75,6 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
 app.command("layers")(layers_command)
-
-ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
-QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)]
-Layer = Annotated[
-    str | None,
-    typer.Option("--layer", "-l", metavar="N|mean", help="Where to read attention; by default the adapter's."),
-]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="The longest answer.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def _version(wanted: bool) -> None:
@@ -114,9 +114,9 @@ def demo(
 
     target = show.writable(save)
     scene = scenes.scene(seed=seed, target_area=DEMO_AREA)
-    with _quietly():
+    with quietly():
         lens = loaded(DEFAULT_MODEL)
-        result = _ask(lens, scene.image, scene.question, recipe, box=scene.box if recipe == "human" else None)
+        result = asked(lens, [scene.image], scene.question, recipe, box=scene.box if recipe == "human" else None)
         figure = show.answer_figure(
             result.image,
             result.importance,
@@ -143,67 +143,7 @@ def demo(
         print_answer(result, target, expected=scene.answer, true_box=scene.box)
 
 
-@app.command()
-def ask(
-    image: ImageArgument,
-    question: QuestionArgument,
-    model: Model = DEFAULT_MODEL,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="NAME|FILE",
-            help="How to look twice, see [bold]attnlens recipes list[/]; by default rel-att, with --box human.",
-        ),
-    ] = None,
-    adapter: Adapter = None,
-    box: Annotated[
-        str | None,
-        typer.Option("--box", "-b", metavar="X1,Y1,X2,Y2", help="Where to look, in pixels, for the recipe human."),
-    ] = None,
-    layer: Layer = None,
-    max_new_tokens: MaxNewTokens = 20,
-    device: Device = None,
-    dtype: Dtype = None,
-    save: Annotated[
-        Path | None, typer.Option("--save", "-o", metavar="FILE", help="Picture of image, map, crop and answers.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Answer a question about an image, looking twice: once at the whole, once at the crop that matters.
-
-    The answer to the image alone is printed too, so that you see what the crop changed.
-
-    [bold]attnlens ask street.jpg "What does the red sign say?" --save out.png[/]
-    [bold]attnlens ask street.jpg "What does the red sign say?" --model llava-hf/llava-1.5-7b-hf --recipe grad-att[/]
-    [bold]attnlens ask street.jpg "What does the sign say?" --box 120,40,180,90 --json[/]
-    """
-    from attnlens import show
-    from attnlens.images import open_image
-
-    target = show.writable(save) if save is not None else None
-    corners, options = _corners(box), _layer(layer)
-    picture = open_image(image)
-    chosen = recipe or ("rel-att" if corners is None else "human")
-    with _quietly():
-        lens = loaded(model, adapter, device, dtype)
-        result = _ask(lens, picture, question, chosen, max_new_tokens=max_new_tokens, box=corners, **options)
-        if target is not None:
-            result.save(target)
-    if as_json:
-        print_json(
-            question=question,
-            first_answer=result.first_answer,
-            answer=result.answer,
-            boxes=[numbers(found) for found in result.boxes],
-            model=model,
-            recipe=chosen,
-            cost=result.cost.as_dict(),
-            picture=None if target is None else str(target),
-        )
-    else:
-        print_answer(result, target)
+app.command()(ask)
 
 
 @app.command()
@@ -232,11 +172,11 @@ def look(
     from attnlens.images import open_image
 
     target = show.writable(save)
-    options = _layer(layer)
+    options = layer_option(layer)
     picture = open_image(image)
-    with _quietly():
+    with quietly():
         lens = loaded(model, adapter, device, dtype)
-        with _status("Looking"):
+        with status("Looking"):
             found, strip = _maps(lens, picture, question, options)
         show.save(show.look_figure(picture, found, strip), target)
     peaks = {name: peak_of(importance) for name, importance in found.items()}
@@ -271,13 +211,6 @@ def list_recipes(as_json: Json = False) -> None:
     Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
-def _ask(lens: Lens, image: Any, question: str, recipe: str, **options: Any) -> Result:
-    from attnlens.recipes import ask as ask_twice
-
-    with _status("Looking, and asking again"):
-        return ask_twice(lens, image, question, recipe, **options)
-
-
 def _maps(
     lens: Lens, image: Any, question: str, options: dict[str, Any]
 ) -> tuple[dict[str, ImportanceMap], list[tuple[str, ImportanceMap]]]:
@@ -292,42 +225,6 @@ def _maps(
     }
     layers = reading.trace(question).layers
     return found, [(f"layer {layer}", maps.relative_attention(reading, question, layer=layer)) for layer in layers]
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Standard output is for results: whatever a library prints meanwhile goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-def _status(what: str) -> contextlib.AbstractContextManager[Any]:
-    """A spinner on a terminal's standard error; nothing elsewhere."""
-    return Console(stderr=True).status(f"{what} ...")
-
-
-def _corners(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 4:
-        raise AttnLensError(f"--box {text!r} is not four numbers. Write x1,y1,x2,y2 in pixels: --box 120,40,180,90.")
-    return numbers
-
-
-def _layer(text: str | None) -> dict[str, Any]:
-    """The option for a recipe's map; none where the adapter's default is wanted."""
-    if text is None:
-        return {}
-    if text == "mean":
-        return {"layer": "mean"}
-    try:
-        return {"layer": int(text)}
-    except ValueError:
-        raise AttnLensError(f"--layer {text!r} is neither a layer's number nor 'mean'.") from None
 
 
 if __name__ == "__main__":

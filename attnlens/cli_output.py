@@ -1,10 +1,12 @@
-"""What the commands print: an answer as a table, numbers and maps as JSON."""
+"""What the commands print, and where: an answer as a table, numbers and maps as JSON, all else on standard error."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,32 @@ if TYPE_CHECKING:
     from attnlens.importance import ImportanceMap
     from attnlens.recipes import Result
 
-NO_CROP = "none: a flat map, a window as large as the image, or a recipe without a crop"
+NO_CROP = "none: a flat map, a window as large as the image, a sure first answer, or a recipe without a crop"
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Standard output is for results: whatever a library prints meanwhile goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def status(what: str) -> contextlib.AbstractContextManager[Any]:
+    """A spinner on a terminal's standard error; nothing elsewhere."""
+    return Console(stderr=True).status(f"{what} ...")
 
 
 def print_answer(
-    result: Result, picture: Path | None, expected: str | None = None, true_box: Sequence[float] | None = None
+    result: Result,
+    picture: Path | None,
+    names: Sequence[str] = (),
+    expected: str | None = None,
+    true_box: Sequence[float] | None = None,
 ) -> None:
-    """Question, both answers, crop, cost and picture; with `expected`, whether each answer is right."""
+    """Question, both answers, crop, cost and picture; with `expected`, whether each answer is right.
+
+    `names`: those of the images; of several, the one that a crop lies in is told.
+    """
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -33,7 +54,9 @@ def print_answer(
     table.add_row("first answer", _judged(result.first_answer, expected))
     if result.boxes:
         table.add_row("answer with the crop", _judged(result.answer, expected))
-    table.add_row("crop", "; ".join(map(box_text, result.boxes)) or NO_CROP)
+    places = [f" in {_told_apart(names, one.image)}" if len(names) > 1 else "" for one in result.found]
+    crops = [box_text(box) + place for box, place in zip(result.boxes, places, strict=True)]
+    table.add_row("crop", Text("; ".join(crops) or NO_CROP))
     if true_box is not None:
         table.add_row("the sign", box_text(true_box))
     cost = result.cost.as_dict()
@@ -56,6 +79,13 @@ def print_peaks(peaks: Mapping[str, list[float] | None], picture: Path) -> None:
     Console().print(table)
 
 
+def _told_apart(names: Sequence[str], number: int) -> str:
+    """The name of an image; where several have it, which of them."""
+    name = names[number]
+    alike = names.count(name)
+    return name if alike == 1 else f"{name}, {names[: number + 1].count(name)} of {alike}"
+
+
 def _judged(answer: str, expected: str | None) -> Text:
     text = Text(answer or "(no words)", style="bold")
     if expected is not None:
@@ -67,6 +97,12 @@ def _judged(answer: str, expected: str | None) -> Text:
 def print_json(**fields: Any) -> None:
     """One JSON object, in ASCII, so that it survives any terminal."""
     typer.echo(json.dumps(fields, allow_nan=False))
+
+
+def regions(result: Result) -> list[dict[str, Any]]:
+    """The crops for JSON: the box, the number of the image that it lies in, from 0, and the score, in the map's units
+    or the recipe's own."""
+    return [{"box": numbers(one.box), "image": one.image, "score": float(one.score)} for one in result.found]
 
 
 def numbers(box: Sequence[float]) -> list[float]:

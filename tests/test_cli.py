@@ -70,12 +70,12 @@ def calls(monkeypatch):
             raise AttnLensError("The model 'broken' could not be loaded.")
         return FakeLens()
 
-    def ask(lens, image, question, recipe, **options):
+    def ask(lens, images, question, recipe, **options):
         calls.ask = {"question": question, "recipe": recipe, **options}
         boxes = [] if recipe == "none" else [Box(200, 100, 300, 200.5)]
-        importance = a_map(image.size) if recipe == "rel-att" else None
+        importance = a_map(images[0].size) if recipe == "rel-att" else None
         cost = Cost(prefills=2, forwards=5, image_tokens=136, seconds=0.25)
-        return Result(question, (image,), "8", "7", [Found(box, 1.0, True) for box in boxes], importance, cost)
+        return Result(question, tuple(images), "8", "7", [Found(box, 1.0, True) for box in boxes], importance, cost)
 
     def relative_attention(reading, question, layer=None):
         calls.layers.append(layer)
@@ -138,9 +138,11 @@ def test_ask_json_is_one_object_and_nothing_else_on_stdout(calls, photo, tmp_pat
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {
         "question": "Why? \u2603",
+        "images": [photo],
         "first_answer": "7",
         "answer": "8",
         "boxes": [[200, 100, 300, 200.5]],
+        "regions": [{"box": [200, 100, 300, 200.5], "image": 0, "score": 1.0}],
         "model": "pocket/llava",
         "recipe": "rel-att",
         "cost": {"prefills": 2, "forwards": 5, "backwards": 0, "image_tokens": 136, "external": 0, "seconds": 0.25},
@@ -208,6 +210,18 @@ REFUSED = {
     "an unknown model": (["ask", "PHOTO", "Why?", "--model", "broken"], "could not be loaded"),
     "a box of three": (["ask", "PHOTO", "Why?", "--box", "1,2,3"], "is not four numbers"),
     "a box of words": (["ask", "PHOTO", "Why?", "--box", "a,b,c,d"], "is not four numbers"),
+    "no region": (["ask", "PHOTO", "Why?", "--count", "0"], "--count"),
+    "no frame": (["ask", "PHOTO", "Why?", "--frames", "0"], "--frames"),
+    "a gate above 1": (["ask", "PHOTO", "Why?", "--gate", "2"], "--gate"),
+    "a gate that is no number": (["ask", "PHOTO", "Why?", "--gate", "nan"], "--gate"),
+    "a target of no words": (["ask", "PHOTO", "Why?", "-r", "focus", "--target", " "], "--target 'red sign'"),
+    "a target for a recipe without": (["ask", "PHOTO", "Why?", "--target", "dog"], "takes it: focus, zoomeye, hide."),
+    "a count for a recipe without": (["ask", "PHOTO", "Why?", "-r", "zoomeye", "--count", "2"], "use for --count"),
+    "a layer for a recipe without": (["ask", "PHOTO", "Why?", "-r", "focus", "--layer", "2"], "use for --layer"),
+    "a recipe that is not there": (["ask", "PHOTO", "Why?", "-r", "rel-at"], "rel-att"),
+    "another image that is not there": (["ask", "PHOTO", "Why?", "--also", "nowhere.png"], "nowhere.png"),
+    "another image that is none": (["ask", "PHOTO", "Why?", "--also", __file__], "not an image"),
+    "frames of no image": (["ask", __file__, "Why?", "--frames", "2"], "Decode a video with another library"),
     "a layer of words": (["look", "PHOTO", "Why?", "--layer", "deep"], "neither a layer's number nor 'mean'"),
     "a picture of no format": (["ask", "PHOTO", "Why?", "--save", "out.xyz"], "ends in .png"),
     "an unknown adapter to show": (["adapters", "show", "lava"], "Did you mean 'llava'"),
@@ -241,6 +255,9 @@ def test_bad_options_are_told_before_a_model_is_loaded(calls, photo):
     run("ask", photo, "Why?", "--save", "out.xyz")
     run("ask", photo, "Why?", "--box", "1")
     run("ask", "nowhere.png", "Why?")
+    run("ask", photo, "Why?", "--also", "nowhere.png")
+    run("ask", photo, "Why?", "--target", "dog")
+    run("ask", photo, "Why?", "--recipe", "rel-at")
     assert calls.load == {}
 
 

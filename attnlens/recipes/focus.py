@@ -67,9 +67,9 @@ def look(
             found += everywhere(reading, proposals, asked, settings.keep)
         else:
             found += ranked(reading, proposals, asked, steps, overrun)[:count]
-    best = max(found, key=lambda region: region.score) if found else None
+    found.sort(key=lambda region: -region.score)
     stage = by_focus(reading, found, settings.apart, any(map(is_everywhere, names)))
-    return Look(found, ImportanceMap.product(seen[best.image if best else 0]), stage)
+    return Look(found, ImportanceMap.product(seen[found[0].image if found else 0]), stage)
 
 
 def ranked(reading: Reading, proposals: Sequence[Found], question: str, steps: int, overrun: bool) -> list[Found]:

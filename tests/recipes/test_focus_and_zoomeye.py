@@ -91,6 +91,17 @@ def test_with_overrun_regions_are_asked_about_until_one_says_yes(lens, small):
     assert [one.box for one in focus.ranked(reading, proposals, asked, steps=1, overrun=False)] == [corner]
 
 
+def test_of_several_targets_the_surest_region_comes_first_with_the_map_of_its_image(lens):
+    two = [scenes.sized(seed, "small", split="validation", task="read") for seed in (1, 2)]
+    for images in (two, two[::-1]):
+        pictures = [one.image for one in images]
+        result = attnlens.ask(lens, pictures, two[0].question, "focus", targets=["red sign", "blue sign"])
+        scores = [region.score for region in result.found]
+        assert len(scores) == 2
+        assert scores == sorted(scores, reverse=True)
+        assert result.importance.grid.image_size == pictures[result.found[0].image].size
+
+
 def test_zoomeye_reads_a_region_once_whatever_it_asks(lens, small):
     preset = tree.Preset(100, bias=0.2, depth=1, start=1.0, floor=1.0)
     before = lens.meter.now()
