@@ -9,6 +9,7 @@ from typing import Literal
 
 from attnlens.answers import verify_crops
 from attnlens.boxes import Found, focus, propose
+from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
@@ -30,6 +31,7 @@ def look(
     steps: int = STEPS,
     overrun: bool = True,
     existence: str = EXISTENCE,
+    prompt: Literal["existence", "question"] = "existence",
     layers: tuple[int, int] | None = None,
     preset: focus.Preset | None = None,
 ) -> Look:
@@ -42,12 +44,17 @@ def look(
     overlapping ones as one. They are shown as `attnlens.recipes.shown.by_focus` says.
 
     `targets`: None for those that the question names, "model" for those that the model names (`targets_by_model`, a
-    pass of its own), or a list of phrases. `existence`: holds {target}. `layers`: the first and the last whose values
+    pass of its own), or a list of phrases. `existence`: holds {target}. `prompt`: whose cache the map is read from, the
+    existence question's, as in the paper, or that of the question itself, which its answer needs anyway, so that the
+    map adds no pass; for a target that the question does not spell it is the existence question's all the same.
+    `layers`: the first and the last whose values
     make the map, in the place of the preset's. `preset`: the paper's settings for a model family; None: those that the
     adapter names, or the paper's transfer rules with the adapter's layers. Of several images the regions of all
     compete. Several targets' maps are multiplied for the picture. Raises AttnLensError for a target that is empty, and
     for a model that answers neither yes nor no.
     """
+    if prompt not in ("existence", "question"):
+        raise AttnLensError(f"prompt is {prompt!r}; expected 'existence' or 'question', whose cache is read.")
     named = preset or focus.PRESETS.get(reading.lens.spec.defaults.preset or "")
     settings = named or transferred(reading)
     if layers is None and named is not None:
@@ -58,8 +65,9 @@ def look(
     for target in names:
         name = one_of(target)
         asked, proposals = existence.format(target=name), list[Found]()
+        read = question if prompt == "question" and name in question else asked
         for number, maps in enumerate(seen):
-            one = value_similarity(reading, asked, target=name, layers=layers, image=number)
+            one = value_similarity(reading, read, target=name, layers=layers, image=number)
             proposals += [replace(region, image=number) for region in propose(one, **settings.proposing(steps))]
             maps.append(one)
         proposals.sort(key=lambda region: -region.score)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import attnlens
-from attnlens import adapters
+from attnlens import adapters, maps
 from attnlens.answers import verify
 from attnlens.boxes import Found, tree
 from attnlens.conformance.report import sample_images, tiny_lens
@@ -89,6 +89,31 @@ def test_with_overrun_regions_are_asked_about_until_one_says_yes(lens, small):
     assert focus.ranked(reading, proposals, asked, steps=1, overrun=True)[0].box == Box(*scene.box)
     assert (lens.meter.now() - before).prefills == 3
     assert [one.box for one in focus.ranked(reading, proposals, asked, steps=1, overrun=False)] == [corner]
+
+
+def test_a_map_from_the_question_s_own_cache_adds_no_pass(lens, small):
+    scene = small[0]
+    (target,) = targets_in(scene.question)
+
+    def looked(**options):
+        result = attnlens.ask(lens, scene.image, scene.question, "focus", steps=1, overrun=False, **options)
+        return result.importance.values, result.cost.forwards
+
+    values, forwards = looked(prompt="question")
+    own = maps.value_similarity(lens.read(scene.image), scene.question, target=target, layers=lens.value_layers)
+    assert values == pytest.approx(own.values, rel=1e-4)
+    assert forwards == 3  # the question on the image, one region, the answer
+    existing, more = looked()
+    assert more == 4
+    assert existing != pytest.approx(values, rel=1e-4)
+    unspelt, most = looked(prompt="question", targets=["round door"])
+    assert most == 4
+    assert unspelt == pytest.approx(looked(targets=["round door"])[0], rel=1e-4)
+
+
+def test_a_prompt_that_is_neither_question_is_refused(lens, small):
+    with pytest.raises(AttnLensError, match="prompt is 'both'; expected 'existence' or 'question'"):
+        attnlens.ask(lens, small[0].image, small[0].question, "focus", prompt="both")
 
 
 def test_of_several_targets_the_surest_region_comes_first_with_the_map_of_its_image(lens):
