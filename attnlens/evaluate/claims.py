@@ -1,11 +1,12 @@
-"""What a run has to show for the paper's claims to hold on a model, judged from the report's numbers."""
+"""What a run has to show for the papers' claims to hold on a model, judged from the report's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from attnlens.evaluate.conditions import ATTENTION
+from attnlens.evaluate.conditions import ATTENTION, QUICK_FOCUS
 
 FALLS = 30
 """Points that small targets lie under large ones."""
@@ -15,13 +16,18 @@ LOOKS = 2
 """Attention ratio of the best layer where the answer is wrong."""
 GAINS, LOSES = 20, 2
 """Points that a recipe adds on small targets at least, and takes on large ones at most."""
+SEARCHES = 15
+"""Points that FOCUS and ZoomEye add on small targets."""
+THIRD, ANSWERS = 1 / 3, 2
+"""Of ZoomEye's passes: FOCUS's. The first and the last answer, which both pay, are no search."""
 
 Claim = dict[str, Any]
 
 
 def claims(numbers: Mapping[str, Any]) -> list[Claim]:
     """For each claim and model: {"claim", "model", "figure", "holds"}; `holds` is None where it was not measured."""
-    judges = (_falls, _restores, _looks, _gains)
+    passes = (partial(_passes, size="small"), partial(_passes, size="high"))
+    judges = (_falls, _restores, _looks, _gains, _searches, *passes, _several)
     return [{"model": model, **judge(numbers, model)} for judge in judges for model in numbers["models"]]
 
 
@@ -65,6 +71,34 @@ def _gains(numbers: Mapping[str, Any], model: str) -> Claim:
         return _unknown(claim)
     figure = "; ".join(f"{name}: {small:+.1f} small, {large:+.1f} large" for name, small, large in found)
     return _claim(claim, figure, any(small >= GAINS and large >= -LOSES for _, small, large in found))
+
+
+def _searches(numbers: Mapping[str, Any], model: str) -> Claim:
+    claim = f"FOCUS and ZoomEye gain at least {SEARCHES} points on small targets."
+    found = {name: _at(numbers["gain"][model], "small", name, "mean") for name in ("focus", QUICK_FOCUS, "zoomeye")}
+    measured = [gain for gain in found.values() if gain is not None]
+    if not measured:
+        return _unknown(claim)
+    figure = ", ".join(f"{name} {'not measured' if gain is None else f'{gain:+.1f}'}" for name, gain in found.items())
+    return _claim(claim, figure, min(measured) >= SEARCHES)
+
+
+def _passes(numbers: Mapping[str, Any], model: str, size: str) -> Claim:
+    claim = f"FOCUS (`{QUICK_FOCUS}`) searches in at most a third of ZoomEye's forward passes: {size} targets."
+    passes = [_at(numbers["cost"][model], size, name, "forwards") for name in (QUICK_FOCUS, "zoomeye")]
+    if None in passes:
+        return _unknown(claim)
+    mine, theirs = (count - ANSWERS for count in passes)
+    return _claim(claim, f"{mine:.1f} of {theirs:.1f}: {mine / theirs:.2f}", mine <= THIRD * theirs)
+
+
+def _several(numbers: Mapping[str, Any], model: str) -> Claim:
+    claim = "A second crop gains where several places must be looked at: every interval above 0."
+    found = {name: row["second"] for name, row in numbers["several"][model].items() if row["second"] is not None}
+    if not found:
+        return _unknown(claim)
+    figure = "; ".join(f"{n} {v['mean']:+.1f} [{v['low']:+.1f}, {v['high']:+.1f}]" for n, v in found.items())
+    return _claim(claim, figure, all(value["low"] > 0 for value in found.values()))
 
 
 def _changes(gain: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from attnlens import boxes, recipes
+from attnlens import boxes, pocket, recipes
 from attnlens.evaluate.dataset import Example
 from attnlens.geometry import Box
 from attnlens.lens.lens import Lens
@@ -33,11 +33,15 @@ TWICE = {
 SEVERAL = ("none", "human", *dict.fromkeys(name for pair in TWICE.items() for name in reversed(pair)))
 """Conditions for questions that more than one place must be looked at for."""
 EXTERNAL = ("clip", "yolo", "sam")
-"""Recipes that need another model, which is not bundled: they are compared where one is given."""
+"""Recipes that need another model."""
+POCKET = ("clip",)
+"""Those of them with a bundled model; it knows the pocket scenes alone, and every scene here is one."""
 ATTENTION = ("rel-att", "grad-att")
 """The recipes that read one layer."""
 PURE = "pure-grad"
-VARIANTS = ("rel-att count=2", "grad-att count=2", "rel-att gate=0.9", "focus steps=1")
+QUICK_FOCUS = "focus steps=1 prompt=question"
+"""FOCUS by as few passes as it can: the map is the question's own, and regions are asked about until one says yes."""
+VARIANTS = ("rel-att count=2", "grad-att count=2", "rel-att gate=0.9", "focus steps=1", QUICK_FOCUS)
 """Recipes with another setting of what they take, which stand beside the recipes as they are."""
 WINDOW: float = inspect.signature(boxes.search).parameters["window"].default
 """Pixels: the search's window where the adapter names none."""
@@ -78,9 +82,14 @@ def ablations(best: Layers) -> tuple[str, ...]:
 
 
 def recipe_of(name: str) -> Recipe:
-    """The recipe that a condition's name stands for; "centre" and "random" are "human" with another box."""
+    """The recipe that a condition's name stands for; "centre" and "random" are "human" with another box.
+
+    "clip" is asked with the pocket CLIP, which is loaded with its first question.
+    """
     base, *choices = name.split()
     recipe = recipes.named("human" if base in ("centre", "random") else base)
+    if base in POCKET:
+        recipe = _changed(recipe, "scorer", pocket.cropper_path(base))
     for choice in choices:
         key, _, text = choice.partition("=")
         recipe = _changed(recipe, key, _value(text))

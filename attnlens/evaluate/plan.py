@@ -91,7 +91,7 @@ def _groups(
 ) -> list[tuple[tuple[str, ...], tuple[str, ...], int, tuple[str, ...], bool]]:
     """Bins, kinds of question, count, conditions, and whether ratios are wanted."""
     plain = conditions.BASELINES + conditions.vicrop(high=False)
-    others = conditions.others()
+    others = conditions.others() + conditions.POCKET
     high = plain + conditions.vicrop(high=True) + others
     return [
         (SIZES, ("read",), plan.sizes, plain, True),

@@ -1,6 +1,6 @@
-"""The bundled small MLLMs (`path`, `names`) and the scenes that they were trained on (`attnlens.pocket.scenes`)."""
+"""The bundled small MLLMs (`path`, `names`), a CLIP that crops for them (`cropper_path`), and their `scenes`."""
 
 from attnlens.pocket import scenes
-from attnlens.pocket.library import names, path
+from attnlens.pocket.library import cropper_path, names, path
 
-__all__ = ["names", "path", "scenes"]
+__all__ = ["cropper_path", "names", "path", "scenes"]

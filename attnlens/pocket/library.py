@@ -10,6 +10,7 @@ WEIGHTS = "model.safetensors"
 CHECKSUM = "checksum.json"
 
 _MODELS = pathlib.Path(__file__).parent / "models"
+_CROPPERS = pathlib.Path(__file__).parent / "croppers"
 _AGAIN = (
     "Install attnlens again (pip install --force-reinstall --no-deps attnlens), or check out its models folder again."
 )
@@ -17,7 +18,7 @@ _AGAIN = (
 
 def names() -> list[str]:
     """The names of the bundled models, without the `pocket/` in front."""
-    return sorted(config.parent.name for config in _MODELS.glob("*/config.json"))
+    return _named(_MODELS)
 
 
 def path(name: str) -> pathlib.Path:
@@ -29,10 +30,17 @@ def path(name: str) -> pathlib.Path:
     Raises AttnLensError when there is no such model (with the names there are), and when its weights are missing or
     are not what they were.
     """
-    if name not in names():
-        raise AttnLensError(f"no pocket model is named {name!r}; there is {', '.join(names()) or 'none'}")
-    check(_MODELS / name)
-    return _MODELS / name
+    return _whole(_MODELS, name)
+
+
+def cropper_path(name: str) -> pathlib.Path:
+    """The folder of a bundled model that chooses crops for others: `clip`, for the recipe of that name.
+
+        attnlens.ask(lens, image, question, recipe="clip", scorer=attnlens.pocket.cropper_path("clip"))
+
+    It knows the signs of `scenes` and nothing else. Raises AttnLensError as `path` does.
+    """
+    return _whole(_CROPPERS, name)
 
 
 def check(folder: pathlib.Path) -> None:
@@ -54,6 +62,18 @@ def seal(folder: pathlib.Path) -> None:
     """Note the checksum of the weights in a model's folder."""
     noted = {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)}
     (folder / CHECKSUM).write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
+
+
+def _named(shelf: pathlib.Path) -> list[str]:
+    return sorted(config.parent.name for config in shelf.glob("*/config.json"))
+
+
+def _whole(shelf: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of that name on a shelf of models, checked."""
+    if name not in _named(shelf):
+        raise AttnLensError(f"no pocket model is named {name!r}; there is {', '.join(_named(shelf)) or 'none'}")
+    check(shelf / name)
+    return shelf / name
 
 
 def _sha256(file: pathlib.Path) -> str:

@@ -111,6 +111,25 @@ def test_a_difference_is_paired_over_the_examples_that_both_have(tmp_path: Path)
     assert (gain["mean"], gain["count"]) == (50.0, 2)
 
 
+def test_a_second_crop_is_compared_with_one_on_the_questions_that_do_not_say_where_to_look(tmp_path: Path) -> None:
+    rights = {"none": 1, "rel-att": 3, "rel-att count=2": 6, "entropy": 5}
+    with Records(tmp_path / "records" / "m.jsonl", {"model": "m", **SETTINGS}) as records:
+        for condition, count in rights.items():
+            for number in range(10):
+                record = answer("small", condition, number < count) | {"task": "colour"}
+                records.add(("answer", f"test/small/colour/{number}", condition), record)
+    several = tables.numbers(tables.read(tmp_path))["several"]["m"]
+    assert {name: row["accuracy"]["mean"] for name, row in several.items()} == {
+        name: 10.0 * count for name, count in rights.items()
+    }
+    gains = {name: row["gain"] and row["gain"]["mean"] for name, row in several.items()}
+    assert gains == {"none": None, "rel-att": 20, "rel-att count=2": 50, "entropy": 40}
+    second = {name: row["second"] and row["second"]["mean"] for name, row in several.items()}
+    assert second == {"none": None, "rel-att": None, "rel-att count=2": 30, "entropy": None}  # one crop: not measured
+    text = report.write(tmp_path).read_text().split("## Questions for which several places must be looked at")[1]
+    assert "| m | rel-att count=2 | 10 | 60.0 [" in text
+
+
 def test_ratios_are_means_by_answer_at_the_papers_combined_layer(numbers: dict[str, Any]) -> None:
     ratios = numbers["ratios"]["some/model"]
     assert [one["mean"] for one in ratios["right"]] == [1.0, 2.0, 3.0, 1.0, 1.5, 9.0]
@@ -140,7 +159,8 @@ def test_costs_are_means_and_seconds_medians(numbers: dict[str, Any]) -> None:
 
 
 def held(numbers: dict[str, Any]) -> list[bool | None]:
-    return [one["holds"] for one in claims(numbers)]
+    """What is held of ViCrop's four claims, which come first."""
+    return [one["holds"] for one in claims(numbers)][:4]
 
 
 def changed(tmp_path: Path, **counts: int) -> dict[str, Any]:
@@ -156,7 +176,7 @@ def changed(tmp_path: Path, **counts: int) -> dict[str, Any]:
 
 def test_the_claims_hold_where_the_records_say_so(numbers: dict[str, Any]) -> None:
     assert held(numbers) == [True, True, True, True]
-    assert [one["model"] for one in claims(numbers)] == ["some/model"] * 4
+    assert {one["model"] for one in claims(numbers)} == {"some/model"}
 
 
 @pytest.mark.parametrize(
@@ -175,6 +195,47 @@ def test_a_claim_fails_where_the_records_say_so(
     tmp_path: Path, counts: dict[str, int], expected: list[bool | None]
 ) -> None:
     assert held(changed(tmp_path, **counts)) == expected
+
+
+def searched(numbers: dict[str, Any], **changes: float) -> list[bool | None]:
+    """What is held of the claims about searches and second crops, with other figures: gain_focus=..., low_rel=..."""
+    figures = {
+        "gain_focus": 15, "gain_quick": 30, "gain_zoomeye": 16, "quick_small": 3, "quick_high": 4,
+        "zoomeye_small": 5, "zoomeye_high": 8, "low_rel": 0.5, "low_grad": 3,
+    } | changes  # fmt: skip
+    quick, rows = "focus steps=1 prompt=question", {"rel-att count=2": "low_rel", "grad-att count=2": "low_grad"}
+    made = json.loads(json.dumps(numbers))
+    for name, key in (("focus", "gain_focus"), (quick, "gain_quick"), ("zoomeye", "gain_zoomeye")):
+        made["gain"]["some/model"]["small"][name] = {"mean": figures[key], "low": 0, "high": 99, "count": 9}
+    for size in ("small", "high"):
+        made["cost"]["some/model"][size][quick] = {"forwards": figures[f"quick_{size}"]}
+        made["cost"]["some/model"][size]["zoomeye"] = {"forwards": figures[f"zoomeye_{size}"]}
+    made["several"]["some/model"] = {"none": {"second": None}} | {
+        name: {"second": {"mean": 9, "low": figures[key], "high": 20, "count": 9}} for name, key in rows.items()
+    }
+    return [one["holds"] for one in claims(made)][4:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [True, True, True, True]),  # one pass of three, and two of six
+        ({"gain_focus": 14.9}, [False, True, True, True]),
+        ({"gain_zoomeye": 14.9}, [False, True, True, True]),
+        ({"gain_quick": 14.9}, [False, True, True, True]),
+        ({"zoomeye_small": 4.9}, [True, False, True, True]),
+        ({"quick_high": 4.1}, [True, True, False, True]),
+        ({"low_rel": 0}, [True, True, True, False]),
+    ],
+)
+def test_claims_about_searches_and_second_crops_are_judged_by_their_figures(
+    numbers: dict[str, Any], changes: dict[str, float], expected: list[bool | None]
+) -> None:
+    assert searched(numbers, **changes) == expected
+
+
+def test_claims_about_searches_that_were_not_measured_are_neither_true_nor_false(numbers: dict[str, Any]) -> None:
+    assert [one["holds"] for one in claims(numbers)][4:] == [None, None, None, None]
 
 
 def test_the_ratio_is_judged_at_the_best_layer_of_validation(numbers: dict[str, Any]) -> None:
@@ -219,7 +280,17 @@ def test_croppers_that_are_not_there_take_one_line(tmp_path: Path) -> None:
     write(tmp_path, right={key: count for key, count in RIGHT.items() if key[1] != "clip"})
     section = report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
     assert "clip, yolo and sam need models" in section
+    assert "pocket CLIP" not in section
     assert "|" not in section
+
+
+def test_the_table_of_croppers_says_which_clip_it_is_and_which_croppers_are_not_measured(tmp_path: Path) -> None:
+    write(tmp_path)
+    section = report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
+    assert "bundled pocket CLIP" in section
+    assert "`yolo` and `sam` have no bundled model" in section
+    rows = [line.split(" | ")[1] for line in section.splitlines() if line.startswith("| some/model")]
+    assert rows == ["none", "human", "rel-att", "grad-att", "clip"]
 
 
 def test_an_example_is_drawn_from_its_record(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import typer
 from typer.testing import CliRunner
 
 import attnlens
-from attnlens import boxes, maps, recipes
+from attnlens import boxes, croppers, maps, pocket, recipes
 from attnlens.cli_reproduce import reproduce as command
 from attnlens.errors import AttnLensError
 from attnlens.evaluate import conditions, dataset, measure, plan, report, reproduce
@@ -147,6 +147,30 @@ def test_the_human_crop_is_asked_for_where_there_is_a_box_and_tiles_where_images
         if one.example.task == "read" and one.example.group == "small":
             assert set(one.conditions) >= {"none", "human", "centre", "random", "rel-att", "grad-att", "pure-grad"}
     assert "rel-att layer=1 connector_layer=0" in work[0].conditions
+
+
+def test_the_pocket_clip_crops_small_targets_in_small_and_large_images_and_no_other_cropper_is_asked() -> None:
+    with_clip = {}
+    for one in plan.asked(Plan(4, 2, 2, 2, 2, 1, ("small",)), Layers(0)):
+        assert not {"yolo", "sam"} & set(one.conditions)
+        if "clip" in one.conditions:
+            assert set(conditions.others()) < set(one.conditions), "not the scenes that the other recipes are asked of"
+            with_clip.setdefault((one.example.group, one.example.task), []).append(one.example.id)
+    assert {group: len(found) for group, found in with_clip.items()} == {("small", "read"): 4, ("high", "read"): 2}
+
+
+def test_the_clip_condition_crops_as_the_pocket_clip_says_whatever_the_model(
+    lens: Any, whole: tuple[Path, Any]
+) -> None:
+    scorer = croppers.clip_scorer(pocket.cropper_path("clip"))
+    for size in ("small", "high"):
+        example = dataset.pocket("test", [size], ["read"], 1)[0]
+        record = whole[1]["answer", example.id, "clip"]
+        (found,) = croppers.clip(scorer)(example.open(), example.question)
+        assert record["boxes"] == [list(found.box)]
+        assert record["holds"] == found.box.holds(example.box)
+        assert record["cost"]["external"] == 20 * 4
+        assert whole[1]["answer", example.id, "rel-att"]["cost"]["external"] == 0
 
 
 def test_layers_are_ranked_on_no_scene_that_is_asked_about() -> None:

@@ -21,6 +21,7 @@ PLANS = {
     "qwen2_5_vl": Plan(
         tower_steps=1000, scenes=3500, align_steps=300, early_steps=250, language_steps=850, start="pocket/llava"
     ),
+    "clip": Plan(scenes=2600, contrast_steps=1100),
 }  # fmt: skip
 
 

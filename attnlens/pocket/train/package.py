@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import (
     BlipImageProcessorPil,
+    CLIPImageProcessorPil,
+    CLIPProcessor,
     GenerationConfig,
     InstructBlipProcessor,
     LlavaImageProcessorPil,
@@ -20,6 +22,7 @@ from transformers import (
 from attnlens.lens.processors import image_only
 from attnlens.pocket import library
 from attnlens.pocket.train import instructblip, towers
+from attnlens.pocket.train.clip import SIDE as CLIP_SIDE
 from attnlens.pocket.train.families import SYSTEM
 from attnlens.pocket.train.sheets import PATCH
 
@@ -57,7 +60,7 @@ QWEN_PIXELS = (9216, 12800)
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin, out: pathlib.Path) -> None:
-    """Write the model folder. The configuration says float32, so that loading turns the stored float16 back into it."""
+    """Write the folder of a model that answers (see `write`), greedily and in a few words."""
     tokenizer = processor.tokenizer
     model.generation_config = GenerationConfig(
         do_sample=False,
@@ -66,6 +69,11 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, out: pathlib.Path) -
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    write(model, processor, out)
+
+
+def write(model: PreTrainedModel, processor: ProcessorMixin, out: pathlib.Path) -> None:
+    """Write the model folder. The configuration says float32, so that loading turns the stored float16 back into it."""
     halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     model.save_pretrained(out, state_dict=halves)
     path = out / "config.json"
@@ -120,3 +128,12 @@ def qwen(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
         image_std=list(towers.STD),
     )
     return image_only(Qwen2_5_VLProcessor)(image_processor=images, tokenizer=tokenizer, chat_template=QWEN_TEMPLATE)
+
+
+def clip(tokenizer: PreTrainedTokenizerFast) -> CLIPProcessor:
+    """CLIP's image processor, which here stretches an image to a square instead of cutting out its centre."""
+    side = {"height": CLIP_SIDE, "width": CLIP_SIDE}
+    images = CLIPImageProcessorPil(
+        do_center_crop=False, size=side, crop_size=side, image_mean=list(towers.MEAN), image_std=list(towers.STD)
+    )
+    return CLIPProcessor(images, tokenizer)

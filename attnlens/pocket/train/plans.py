@@ -1,4 +1,4 @@
-"""The three pocket models from nothing: the stages in their order, each resumed or skipped if its file is there."""
+"""The pocket models from nothing: the stages in their order, each resumed or skipped if its file is there."""
 
 import pathlib
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ import torch
 from rich.progress import Progress
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from attnlens.pocket.train import instructblip, language, package, tower
+from attnlens.pocket.train import clip, instructblip, language, package, tower
 from attnlens.pocket.train.families import FAMILIES
 from attnlens.pocket.train.pool import BUCKETS, Pool, pool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each stage is."""
+    """How long each stage is; 0 where a model has no such stage."""
 
-    tower_steps: int
     scenes: int
-    align_steps: int
-    early_steps: int
-    language_steps: int
+    tower_steps: int = 0
+    align_steps: int = 0
+    early_steps: int = 0
+    language_steps: int = 0
     read_out_steps: int = 0
+    contrast_steps: int = 0
     start: str | None = None
     """A folder with a trained pocket/llava, whose tower the other models' towers start from."""
     seed: int = 0
@@ -30,6 +31,8 @@ class Plan:
 def train(name: str, plan: Plan, out: pathlib.Path, progress: Progress) -> pathlib.Path:
     """Run all stages of a model in the folder `out` and return the folder of the finished model."""
     out.mkdir(parents=True, exist_ok=True)
+    if name == "clip":
+        return _clip(plan, out, progress)
     start = None if plan.start is None else LlavaForConditionalGeneration.from_pretrained(plan.start).model.vision_tower
     trained = tower.train(name, out, progress, steps=plan.tower_steps, start=start, seed=plan.seed)
     vision = trained.vision.eval().requires_grad_(False)
@@ -60,6 +63,18 @@ def _instructblip(plan: Plan, vision: torch.nn.Module, out: pathlib.Path, progre
     lengths = {"read_out": plan.read_out_steps, "early": plan.early_steps, "steps": plan.language_steps}
     instructblip.train(model, tokenizer, scenes, out, progress, **lengths, seed=plan.seed)
     return _saved(model, processor, out)
+
+
+def _clip(plan: Plan, out: pathlib.Path, progress: Progress) -> pathlib.Path:
+    torch.manual_seed(plan.seed)
+    tokenizer = clip.tokenizer()
+    model = clip.model(tokenizer)
+    saved = out / "crops.pt"
+    if not saved.exists():
+        torch.save(clip.cuts(plan.scenes, plan.seed, progress), saved)
+    clip.train(model, tokenizer, torch.load(saved), out, progress, steps=plan.contrast_steps, seed=plan.seed)
+    package.write(model.eval(), package.clip(tokenizer), out / "model")
+    return out / "model"
 
 
 def _pools(name: str, plan: Plan, vision: torch.nn.Module, out: pathlib.Path, progress: Progress) -> list[Pool]:
