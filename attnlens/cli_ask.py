@@ -124,7 +124,7 @@ def ask(
     picture = show.writable(save) if save is not None else None
     corners, options = _corners(box), {**_looking_for(target, count), **layer_option(layer)}
     names, images = _pictures(image, frames, also or [])
-    chosen = recipe or ("rel-att" if corners is None else "human")
+    chosen = recipe if recipe is not None else "rel-att" if corners is None else "human"
     _check(chosen, options)
     options |= {} if gate is None else {"gate": gate}
     with quietly():
@@ -146,6 +146,7 @@ def ask(
         recipe=chosen,
         cost=result.cost.as_dict(),
         picture=None if picture is None else str(picture),
+        sure=result.sure,
     )
 
 

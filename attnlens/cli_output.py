@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from attnlens.importance import ImportanceMap
     from attnlens.recipes import Result
 
-NO_CROP = "none: a flat map, a window as large as the image, a sure first answer, or a recipe without a crop"
+NO_CROP = "none: a flat map, a window as large as the image, or a recipe without a crop"
+SURE = "none: a sure first answer"
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ def print_answer(
         table.add_row("answer with the crop", _judged(result.answer, expected))
     places = [f" in {_told_apart(names, one.image)}" if len(names) > 1 else "" for one in result.found]
     crops = [box_text(box) + place for box, place in zip(result.boxes, places, strict=True)]
-    table.add_row("crop", Text("; ".join(crops) or NO_CROP))
+    table.add_row("crop", Text("; ".join(crops) or (SURE if result.sure else NO_CROP)))
     if true_box is not None:
         table.add_row("the sign", box_text(true_box))
     cost = result.cost.as_dict()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -252,8 +252,18 @@ class Grid:
 
 
 def is_count(value: object) -> bool:
-    """Whether `value` is a whole number of at least 1."""
-    return isinstance(value, Integral) and int(value) >= 1
+    """Whether `value` is a whole number of at least 1; True and False are none."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number, of any sign; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a finite number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def overlaps(spans: Spans, start: float, stop: float) -> npt.NDArray[np.float64]:

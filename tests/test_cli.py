@@ -147,6 +147,7 @@ def test_ask_json_is_one_object_and_nothing_else_on_stdout(calls, photo, tmp_pat
         "recipe": "rel-att",
         "cost": {"prefills": 2, "forwards": 5, "backwards": 0, "image_tokens": 136, "external": 0, "seconds": 0.25},
         "picture": str(tmp_path / "deep" / "out.png"),
+        "sure": False,
     }
     assert "a library prints something" in done.stderr
     assert Image.open(tmp_path / "deep" / "out.png").width > 1000

@@ -128,10 +128,17 @@ def test_a_model_as_sure_as_the_gate_makes_no_crop(files, lens):
     sure = float(np.exp(first.log_prob / len(first.tokens)))
     through, stopped = (told(scene, QUESTION, "--gate", gate) for gate in (sure - 0.01, sure + 0.01))
     assert (through["regions"], through["answer"]) == ([], first.text)
+    assert (through["sure"], stopped["sure"]) == (True, False)
     assert stopped["boxes"] == told(scene, QUESTION)["boxes"] != []
     done = run("ask", scene, QUESTION, "--gate", 0)
-    assert "a sure first answer" in " ".join(done.stdout.split())
+    assert "none: a sure first answer" in " ".join(done.stdout.split())
     assert "answer with the crop" not in done.stdout
+
+
+def test_a_recipe_without_a_name_is_not_the_usual_one(files):
+    refused = run("ask", files / "scene.png", QUESTION, "--recipe", "")
+    assert refused.exit_code == 2
+    assert "There is no recipe ''" in refused.stderr
 
 
 TARGETS = {"focus": ["red sign", "cyan sign"], "hide": ["red sign", "cyan sign"], "zoomeye": ["red sign"]}

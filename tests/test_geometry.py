@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid
 from attnlens.boxes import tiles
-from attnlens.geometry import overlaps
+from attnlens.geometry import is_count, overlaps
 
 SIZES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
@@ -206,6 +206,11 @@ def test_tiles_that_do_not_line_up_are_refused():
         Grid.stitch([[wide, wide]], [[Box(0, 0, 50, 50), Box(50, 0, 90, 50)]], (100, 50))
     with pytest.raises(AttnLensError, match="at least one tile"):
         Grid.stitch([], [], (100, 50))
+
+
+def test_a_count_is_a_whole_number_from_one_on():
+    assert all(map(is_count, [1, 7, np.int64(3)]))
+    assert not any(map(is_count, [True, False, np.True_, 0, -1, 2.0, "2", None, math.nan]))
 
 
 def test_overlaps_are_fractions_of_each_span():

@@ -1,7 +1,8 @@
 """Ask again, with what the boxes show.
 
 Every function here is (reading, boxes, question, max_new_tokens) -> Answer. `boxes`: (x1, y1, x2, y2) in pixels of the
-first image read, or `Found`, which says in which image it lies. Without a box it is the answer to what has been read.
+first image read, as a list or an array of them, or `Found`, which says in which image it lies. Without a box it is the
+answer to what has been read.
 
 Which one suits a model depends on how it sees. One that sees a single view at one resolution (LLaVA-1.5) does without
 the image: `replace`, `union` or, for regions that are far apart, `replace_by_canvas`. One that sees a global view and
@@ -47,7 +48,7 @@ def append_canvas(reading: Reading, boxes: Sequence[Region], question: str, max_
 
 def replace(reading: Reading, boxes: Sequence[Region], question: str, max_new_tokens: int = 20) -> Answer:
     """The answer to the crops instead of the image (FOCUS on models with one global view)."""
-    if not boxes:
+    if not len(boxes):
         return reading.answer(question, max_new_tokens)
     return reading.lens.read([crop_of(reading, box) for box in boxes]).answer(question, max_new_tokens)
 
@@ -59,7 +60,7 @@ def replace_by_canvas(reading: Reading, boxes: Sequence[Region], question: str, 
     regions keep their scale and lose the space between them (`attnlens.canvas.compacted`), where the papers paste them
     onto a canvas of a fixed size. Of several images, each with boxes is replaced by a canvas of its own.
     """
-    if not boxes:
+    if not len(boxes):
         return reading.answer(question, max_new_tokens)
     return reading.lens.read(_canvases(reading, boxes)).answer(question, max_new_tokens)
 
@@ -67,7 +68,7 @@ def replace_by_canvas(reading: Reading, boxes: Sequence[Region], question: str, 
 def union(reading: Reading, boxes: Sequence[Region], question: str, max_new_tokens: int = 20) -> Answer:
     """The answer to the smallest box around all of `boxes` instead of the image (FOCUS and ZoomEye on models with one
     global view). Of several images, each with boxes is replaced by one crop."""
-    if not boxes:
+    if not len(boxes):
         return reading.answer(question, max_new_tokens)
     return reading.lens.read(_unions(reading, boxes)).answer(question, max_new_tokens)
 
@@ -75,7 +76,7 @@ def union(reading: Reading, boxes: Sequence[Region], question: str, max_new_toke
 def outlined(reading: Reading, boxes: Sequence[Region], question: str, max_new_tokens: int = 20) -> Answer:
     """The answer to the image with all boxes outlined in red and, after it, the crop of each (FOCUS on models with a
     global and local views). Crops are of the image without the lines."""
-    if not boxes:
+    if not len(boxes):
         return reading.answer(question, max_new_tokens)
     crops = [crop_of(reading, box) for box in boxes]
     return reading.lens.read([*_outlined(reading, boxes), *crops]).answer(question, max_new_tokens)
@@ -84,7 +85,7 @@ def outlined(reading: Reading, boxes: Sequence[Region], question: str, max_new_t
 def outlined_union(reading: Reading, boxes: Sequence[Region], question: str, max_new_tokens: int = 20) -> Answer:
     """The answer to the image with all boxes outlined in red and, after it, the smallest box around all of them
     (ZoomEye on models with a global and local views). Of several images, each with boxes gives one crop."""
-    if not boxes:
+    if not len(boxes):
         return reading.answer(question, max_new_tokens)
     pictures = [*_outlined(reading, boxes), *_unions(reading, boxes)]
     return reading.lens.read(pictures).answer(question, max_new_tokens)

@@ -44,8 +44,11 @@ def verify(reading: Reading, question: str) -> Verdict:
 def verify_crops(reading: Reading, boxes: Sequence[Region], question: str, batch: int = 8) -> list[Verdict]:
     """The same about each of `boxes`, each crop read alone, those of like prompts together, `batch` at a time.
 
-    `boxes`: (x1, y1, x2, y2) in pixels of the first image, or `Found`, which says of which image.
+    `boxes`: (x1, y1, x2, y2) in pixels of the first image, or `Found`, which says of which image; of none there
+    is no verdict, and nothing is asked.
     """
+    if not len(boxes):
+        return []
     crops = [crop_of(reading, box) for box in boxes]
     asked = reading.lens.next_tokens(crops, question, batch)
     return [_verdict(log_probs, question, reading.lens.tokenizer) for log_probs in asked]

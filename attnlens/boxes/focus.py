@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Grid, is_count
+from attnlens.geometry import Grid, is_count, is_number, is_whole
 
 FEW_STEPS = 4
 """With fewer questions than this, FOCUS starts from `few_anchors`."""
@@ -21,7 +21,7 @@ FEW_STEPS = 4
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of FOCUS for one model family; contradictory ones raise AttnLensError.
+    """The settings of FOCUS for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
 
     `layers`: (first, end), half-open, 0-based, of the layers whose values make the relevance map, in a model of `depth`
     layers (None: of any). `anchors`, `few_anchors`, `smallest`, `largest`, `distance`, `threshold`, `iou`: see
@@ -43,25 +43,42 @@ class Preset:
     apart: float | None = 1200
 
     def __post_init__(self) -> None:
-        first, end = self.layers
-        if not 0 <= first < end:
-            raise AttnLensError(f"layers is {self.layers!r}; expected (first, end) with 0 <= first < end, 0-based.")
+        if self.depth is not None and not is_count(self.depth):
+            raise AttnLensError(f"depth is {self.depth!r}; expected a number of layers, at least 1, or None for any.")
+        if not _is_range(self.layers, self.depth):
+            raise AttnLensError(
+                f"layers is {self.layers!r}, of {self.depth or 'any number of'} layers; expected (first, end), two "
+                "whole numbers with 0 <= first < end, 0-based, and end at most the number of layers."
+            )
+        for name in ("anchors", "few_anchors", "smallest", "largest"):
+            if not is_count(getattr(self, name)):
+                raise AttnLensError(f"{name} is {getattr(self, name)!r}; expected a whole number, at least 1.")
         if not self.smallest <= self.largest:
             raise AttnLensError(
                 f"The smallest region has {self.smallest} cells on a side, the largest {self.largest}. "
                 "Expected smallest <= largest."
             )
-        if not 0 < self.few_anchors <= self.anchors:
+        if not self.few_anchors <= self.anchors:
             raise AttnLensError(
-                f"few_anchors is {self.few_anchors} and anchors {self.anchors}; expected 0 < few_anchors <= anchors."
+                f"few_anchors is {self.few_anchors} and anchors {self.anchors}; expected few_anchors <= anchors."
             )
         for name in ("threshold", "iou", "keep"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise AttnLensError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to 1.")
+            value = getattr(self, name)
+            if not (is_number(value) and 0 <= value <= 1) or (name == "iou" and value == 1):
+                raise AttnLensError(f"{name} is {value!r}; expected a number from 0 to 1 (iou: below 1).")
+        for name, unit in (("distance", "cells"), ("apart", "pixels")):
+            value = getattr(self, name)
+            if not (is_number(value) and value >= 0) and not (name == "apart" and value is None):
+                raise AttnLensError(f"{name} is {value!r}; expected a number of {unit}, at least 0.")
 
     def layers_of(self, depth: int) -> tuple[int, int]:
-        """The first and the last of the layers, in a model of `depth` layers: as deep as in the preset's."""
-        first, end = (round(edge * depth / (self.depth or depth)) for edge in self.layers)
+        """The first and the last of the layers, in a model of `depth` layers: as deep as in the preset's.
+
+        At least one layer, which is there; a preset without a depth names its layers themselves.
+        """
+        first, end = self.layers
+        if self.depth is not None:
+            first, end = min(round(first * depth / self.depth), depth - 1), round(end * depth / self.depth)
         return first, max(first, end - 1)
 
     def proposing(self, steps: int = 8) -> dict[str, Any]:
@@ -76,6 +93,14 @@ class Preset:
             "threshold": self.threshold,
             "iou": self.iou,
         }
+
+
+def _is_range(layers: Any, depth: int | None) -> bool:
+    """Whether it is (first, end) in order, half-open, of `depth` layers; None: of any."""
+    if not isinstance(layers, tuple | list) or len(layers) != 2 or not all(map(is_whole, layers)):
+        return False
+    first, end = layers
+    return bool(0 <= first < end and (depth is None or end <= depth))
 
 
 # Layers: the paper's own ablation has "layers 0-32" of a 32-layer model, so its ranges are 0-based and half-open. For
@@ -102,9 +127,9 @@ def transferred(layer_count: int, grid: Grid, window: float, *, share: float = 0
     """
     if not is_count(layer_count):
         raise AttnLensError(f"layer_count is {layer_count!r}; expected the model's number of layers, at least 1.")
-    if not 0 < share <= 1:
+    if not (is_number(share) and 0 < share <= 1):
         raise AttnLensError(f"share is {share!r}; expected a fraction of the layers, above 0, at most 1 (0.25 to 0.6).")
-    if not 0 < window < math.inf:
+    if not (is_number(window) and window > 0):
         raise AttnLensError(f"window is {window!r}; expected the encoder's base resolution in pixels, above 0.")
     cell = math.sqrt(math.prod(grid.cell_size))
     sides = range(3, max(3, *grid.shape) + 1, 2)

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that show the same thing, the best.
+"""Of boxes that show the same thing, the best: non-maximum suppression, and equal boxes as one.
 
 >>> suppress([Box(0, 0, 10, 10), Box(1, 0, 11, 10), Box(50, 0, 60, 10)], iou=0.3)
 [0, 2]
@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from attnlens.boxes.search import Found
 from attnlens.geometry import Box
 
 
@@ -31,3 +32,11 @@ def suppress(boxes: Sequence[Box], iou: float) -> list[int]:
         shared = across * np.maximum(np.minimum(y2, y2[index]) - np.maximum(y1, y1[index]), 0)
         left &= shared <= iou * (areas + areas[index] - shared)
     return kept
+
+
+def best_first(found: Iterable[Found]) -> list[Found]:
+    """`found` by score, what nothing chose last; of equal boxes in an image the best alone."""
+    kept: dict[tuple[int, Box], Found] = {}
+    for one in sorted(found, key=lambda one: (not one.confident, -one.score)):
+        kept.setdefault((one.image, one.box), one)
+    return list(kept.values())

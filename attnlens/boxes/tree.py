@@ -22,7 +22,7 @@ import numpy as np
 
 from attnlens.boxes.search import Found
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, checked_size, is_count
+from attnlens.geometry import Box, checked_size, is_count, is_number, is_whole
 
 LONG = 2
 """From this ratio of its sides on, a box is cut into four along the longer one only."""
@@ -65,7 +65,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of ZoomEye for one model family; contradictory ones raise AttnLensError.
+    """The settings of ZoomEye for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
 
     `input_side`: pixels, the model's input resolution. `bias`: the weight at the root of what is seen against what may
     be found. `start`, `floor`, `falls`: the answering confidence that ends the search, the least it falls to, and by
@@ -87,17 +87,24 @@ class Preset:
     def __post_init__(self) -> None:
         if not is_count(self.input_side):
             raise AttnLensError(f"input_side is {self.input_side!r}; expected a whole number of pixels, at least 1.")
-        if not 0 <= self.bias <= 1:
+        if not (is_number(self.bias) and 0 <= self.bias <= 1):
             raise AttnLensError(f"bias is {self.bias!r}; expected a weight from 0 to 1.")
-        if not -1 <= self.floor <= self.start <= 1:
+        if not (is_number(self.floor) and is_number(self.start) and -1 <= self.floor <= self.start <= 1):
             raise AttnLensError(
                 f"The threshold starts at {self.start!r} and falls to {self.floor!r}; expected confidences from -1 to "
                 "1, floor <= start."
             )
-        if not self.falls or not all(fall >= 0.001 for fall in self.falls):
+        falls = self.falls if isinstance(self.falls, tuple | list) else ()
+        if not falls or not all(is_number(fall) and fall >= 0.001 for fall in falls):
             raise AttnLensError(f"falls is {self.falls!r}; expected one or more numbers, at least 0.001 each.")
-        if not 0 < self.scale < math.inf:
+        if not (is_number(self.scale) and self.scale > 0):
             raise AttnLensError(f"scale is {self.scale!r}; expected a number above 0, 1 for the input side itself.")
+        if not (is_number(self.least) and -1 <= self.least <= 1):
+            raise AttnLensError(f"least is {self.least!r}; expected a confidence from -1 to 1.")
+        for name in ("depth", "depth_of_all"):
+            cuts = getattr(self, name)
+            if not (is_whole(cuts) and cuts >= 0):
+                raise AttnLensError(f"{name} is {cuts!r}; expected a whole number of cuts, at least 0.")
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -135,7 +142,7 @@ def tree(image_size: tuple[int, int], input_side: int, depth: int = 5) -> Node:
     width, height = checked_size(image_size)
     if not is_count(input_side):
         raise AttnLensError(f"input_side is {input_side!r}; expected the model's input resolution in pixels, above 0.")
-    if depth != 0 and not is_count(depth):
+    if not (is_whole(depth) and depth >= 0):
         raise AttnLensError(f"depth is {depth!r}; expected a whole number of cuts, at least 0 (paper: 5).")
     return _grown(Box(0, 0, width, height), 0, int(input_side), int(depth))
 

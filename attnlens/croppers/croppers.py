@@ -10,7 +10,10 @@ ViCrop appends. Where nothing was found it is the whole image, score 0, `confide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,17 +21,19 @@ import numpy.typing as npt
 from PIL import Image
 
 from attnlens.boxes import Found
-from attnlens.boxes.suppression import suppress
+from attnlens.boxes.suppression import best_first, suppress
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_count
+from attnlens.geometry import Box, is_count, is_number
 from attnlens.images import ImageSource, crop, open_image
 
 Cropper = Callable[[ImageSource, str], list[Found]]
 """(image, question) -> the boxes worth a closer look, best first, never none."""
 Scorer = Callable[[Sequence[Image.Image], str], Sequence[float]]
 """(crops, question) -> for each crop, how well it goes with the question; any unit, larger is better."""
-Regions = Callable[[Image.Image], Sequence[Sequence[float]]]
+Regions = Callable[[Image.Image], Sequence[Sequence[float] | Found]]
 """(RGB image) -> boxes of all there is to see, (x1, y1, x2, y2) in its pixels."""
+Function = Callable[[Image.Image, str], Sequence[Sequence[float] | Found]]
+"""(RGB image, question) -> boxes worth a closer look, (x1, y1, x2, y2) in its pixels, or `Found`; another cropper."""
 
 
 def clip(scorer: Scorer, *, rounds: int = 20, cut: float = 0.1) -> Cropper:
@@ -40,7 +45,7 @@ def clip(scorer: Scorer, *, rounds: int = 20, cut: float = 0.1) -> Cropper:
     """
     if not is_count(rounds):
         raise AttnLensError(f"rounds is {rounds!r}; expected a whole number, at least 1 (paper: 20).")
-    if not 0 < cut < 1:
+    if not (is_number(cut) and 0 < cut < 1):
         raise AttnLensError(f"cut is {cut!r}; expected the fraction to leave out, above 0, below 1 (paper: 0.1).")
 
     def cropper(image: ImageSource, question: str) -> list[Found]:
@@ -68,10 +73,12 @@ def ranked(regions: Regions, scorer: Scorer, *, count: int = 1, iou: float = 0.3
     """
     if not is_count(count):
         raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
+    if not (is_number(iou) and 0 <= iou <= 1):
+        raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) to 1 (any).")
 
     def cropper(image: ImageSource, question: str) -> list[Found]:
         picture = open_image(image)
-        boxes = _inside(regions(picture), picture, regions)
+        boxes = [one.box for one in _inside(regions(picture), picture, regions)]
         if not boxes:
             return _whole(picture)
         scores = _scored(scorer, picture, boxes, question)
@@ -81,12 +88,13 @@ def ranked(regions: Regions, scorer: Scorer, *, count: int = 1, iou: float = 0.3
     return cropper
 
 
-def external(function: Callable[[Image.Image, str], Sequence[Sequence[float]]]) -> Cropper:
+def external(function: Function) -> Cropper:
     """Any function of an RGB image and a question that gives boxes, best first: a detector of any kind or licence.
 
     Boxes are (x1, y1, x2, y2) in pixels of the upright image (lists, an array [boxes, 4], or a tensor), as many as it
-    likes, none too. They are clipped to the image; one that is malformed or wholly outside raises AttnLensError. The
-    score falls from 1 with the place in the list.
+    likes, none too. They are clipped to the image; one that is malformed or wholly outside raises AttnLensError. Of
+    boxes with the same square the first is kept, and the score falls from 1 with the place in the list. A function may
+    give `Found` too, as a cropper does: these keep their score, and those that nothing chose are left out.
 
         def mine(image, question):
             return [(10, 20, 200, 120)]
@@ -96,8 +104,8 @@ def external(function: Callable[[Image.Image, str], Sequence[Sequence[float]]]) 
 
     def cropper(image: ImageSource, question: str) -> list[Found]:
         picture = open_image(image)
-        boxes = _inside(function(picture, question), picture, function)
-        return [_found(picture, box, 1 / place) for place, box in enumerate(boxes, start=1)] or _whole(picture)
+        given = _inside(function(picture, question), picture, function)
+        return best_first(_found(picture, one.box, one.score) for one in given) or _whole(picture)
 
     return cropper
 
@@ -111,28 +119,56 @@ def _without_a_side(box: Box, cut: float) -> list[Box]:
 
 
 def _scored(scorer: Scorer, image: Image.Image, boxes: Sequence[Box], question: str) -> npt.NDArray[np.float64]:
-    scores = np.asarray(scorer([crop(image, box) for box in boxes], question), dtype=np.float64)
-    if scores.shape != (len(boxes),) or not np.isfinite(scores).all():
+    given = _plain(scorer([crop(image, box) for box in boxes], question))
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping | Set):
+        given = [_plain(score) for score in given]
+    if not isinstance(given, list) or len(given) != len(boxes) or not all(map(_is_score, given)):
         raise AttnLensError(
-            f"The scorer gave {scores.tolist()!r} for {len(boxes)} crops; expected one finite number for each. "
+            f"The scorer gave {given!r} for {len(boxes)} crops; expected one finite number for each, in their order. "
             "If they are NaN, the model may need a wider type: float32 instead of float16."
         )
-    return scores
+    return np.array(given, dtype=np.float64)
 
 
-def _inside(given: Any, image: Image.Image, source: object) -> list[Box]:
-    """The boxes that a user's function gave, in the image."""
-    name = getattr(source, "__name__", type(source).__name__)
-    given = given.tolist() if hasattr(given, "tolist") else given
+def _plain(given: Any) -> Any:
+    """An array's or a tensor's numbers as Python's, whatever its type, device and gradient; the rest as it is."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
+def _is_score(given: object) -> bool:
+    return isinstance(given, Real) and math.isfinite(given)
+
+
+def name_of(function: Any) -> str:
+    """What to call a user's function in an error: its name, or that of what it is part of."""
+    if isinstance(function, functools.partial):
+        return name_of(function.func)
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _inside(given: Any, image: Image.Image, source: object) -> list[Found]:
+    """The boxes that a user's function gave, in the image, less those that nothing chose."""
+    name = name_of(source)
+    given = _plain(given)
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise AttnLensError(
             f"{name} gave {type(given).__name__!r}; expected a list of boxes (x1, y1, x2, y2) in pixels of the image, "
             "empty when there are none."
         )
     try:
-        return [Box.from_any(box, image.size) for box in given]
+        found = [_checked(one, place, image.size) for place, one in enumerate(given, start=1)]
     except AttnLensError as error:
         raise AttnLensError(f"{name} gave a box that cannot be used. {error}") from None
+    return [one for one in found if one.confident]
+
+
+def _checked(given: object, place: int, image_size: tuple[int, int]) -> Found:
+    """A box with a score of 1 over its place in the list, or a `Found` with its own."""
+    if not isinstance(given, Found):
+        return Found(Box.from_any(given, image_size), 1 / place, True)
+    if not _is_score(given.score):
+        raise AttnLensError(f"The score of {given!r} is no finite number.")
+    return Found(Box.from_any(given.box, image_size), given.score, given.confident)
 
 
 def _found(image: Image.Image, box: Box, score: float) -> Found:

@@ -9,7 +9,7 @@ from PIL import Image
 from attnlens.croppers.croppers import Regions
 from attnlens.croppers.loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box
+from attnlens.geometry import Box, is_number
 
 
 def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, device: Any = None) -> Regions:
@@ -20,7 +20,7 @@ def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, devi
     is). The paper has YOLOv8 with 0.25, whose licence is not ours to hand on. Boxes are whole pixels inside the image;
     those of less than one are left out. Raises AttnLensError when the model's scores or boxes are NaN.
     """
-    if not 0 <= threshold < 1:
+    if not (is_number(threshold) and 0 <= threshold < 1):
         raise AttnLensError(
             f"threshold is {threshold!r}; expected a confidence from 0 up to, but not, 1 (paper: 0.25)."
         )

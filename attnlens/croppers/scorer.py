@@ -18,16 +18,24 @@ def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32, device: A
 
     `model`: a `CLIPModel` with its `CLIPProcessor`, or the folder or Hugging Face id of both; `device`: where to put
     it, as torch names it (None: where it is). Crops are seen `batch` at a time, each as the processor prepares it
-    (CLIP's own cuts out the centre square). A text that is longer than the model reads raises AttnLensError.
+    (CLIP's own cuts out the centre square). Raises AttnLensError for a model that is no CLIP, and for a text that is
+    longer than it reads.
     """
     if not is_count(batch):
         raise AttnLensError(f"batch is {batch!r}; expected a whole number of crops, at least 1.")
     clip, prepare = model_and_processor(model, processor, "AutoModel", "AutoProcessor", device)
+    if not hasattr(clip, "logit_scale"):
+        raise AttnLensError(
+            f"The scorer's model is a {type(clip).__name__}; expected a CLIPModel, such as "
+            "openai/clip-vit-base-patch32."
+        )
     room = clip.config.text_config.max_position_embeddings
 
     def scorer(crops: Sequence[Image.Image], text: str) -> list[float]:
         import torch
 
+        if not isinstance(text, str):
+            raise AttnLensError(f"The text is {text!r}; expected a str, which {type(clip).__name__} can read.")
         words = prepare.tokenizer([text], return_tensors="pt").to(clip.device)
         if words["input_ids"].shape[1] > room:
             raise AttnLensError(

@@ -15,7 +15,7 @@ from attnlens.boxes.suppression import suppress
 from attnlens.croppers.croppers import Regions
 from attnlens.croppers.loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_count
+from attnlens.geometry import Box, is_count, is_number
 
 _STEADY = 1.0  # logits: how far the cut is moved up and down to see whether a mask is stable
 
@@ -40,14 +40,18 @@ def segmenter(
     of the masks as the decoder gives them, a quarter of the model's canvas each way, so exact to four canvas pixels.
 
     `model`: a `SamModel` with its image processor (or `SamProcessor`), or the folder or Hugging Face id of both;
-    `device`: where to put it, as torch names it (None: where it is).
+    `device`: where to put it, as torch names it (None: where it is). Raises AttnLensError for a model that is no SAM.
     """
     if not (is_count(points) and is_count(batch)):
         raise AttnLensError(f"points is {points!r} and batch {batch!r}; expected whole numbers, at least 1.")
     for name, value in (("quality", quality), ("stability", stability), ("iou", iou)):
-        if not 0 <= value <= 1:
+        if not (is_number(value) and 0 <= value <= 1):
             raise AttnLensError(f"{name} is {value!r}; expected a number from 0 to 1.")
     model, processor = model_and_processor(model, processor, "AutoModel", "AutoImageProcessor", device)
+    if not hasattr(model, "get_image_embeddings"):
+        raise AttnLensError(
+            f"The segmenter's model is a {type(model).__name__}; expected a SamModel, such as facebook/sam-vit-base."
+        )
     prepare = getattr(processor, "image_processor", processor)
 
     def regions(image: Image.Image) -> list[Box]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlens.errors import AttnLensError
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.prompts import Prompt
 from attnlens.lens.trace import Array
@@ -25,7 +26,10 @@ def next_tokens(readings: Sequence[Reading], question: str, size: int) -> Array:
 
     All are of one lens and of one image each. Up to `size` prompts are a batch if all their inputs have the same
     shapes, so that nothing is padded: what comes out is what comes out of each alone. Every prompt counts as a pass.
+    Raises AttnLensError where there is no reading.
     """
+    if not readings:
+        raise AttnLensError("There is no image to ask about: the list is empty. Give at least one.")
     prompts = [reading.prompt(question) for reading in readings]
     alone = [reading.lens.inputs(prompt) for reading, prompt in zip(readings, prompts, strict=True)]
     alike = defaultdict(list)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from attnlens.errors import AttnLensError
+from attnlens.geometry import is_count
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import Prompt
 
@@ -102,6 +103,12 @@ def decoder_prompt(language_model: Any, like: Tensor) -> Tensor:
     return like.new_tensor([[token for token in begin if token is not None]])
 
 
+def check_new_tokens(count: object) -> None:
+    """Raises AttnLensError unless an answer may have so many tokens."""
+    if not is_count(count):
+        raise AttnLensError(f"max_new_tokens is {count!r}; expected a whole number of tokens, at least 1.")
+
+
 @torch.no_grad()
 def generate(
     model: Any, language_model: Any, inputs: Mapping[str, Any], max_new_tokens: int
@@ -110,8 +117,6 @@ def generate(
 
     `language_model` is the part that generates, whose generation config (end tokens, repetition penalty) holds.
     """
-    if max_new_tokens < 1:
-        raise AttnLensError(f"max_new_tokens is {max_new_tokens}; expected 1 or more.")
     config = copy.deepcopy(language_model.generation_config)
     config.do_sample, config.num_beams = False, 1
     config.temperature = config.top_p = config.top_k = None

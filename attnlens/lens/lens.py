@@ -67,7 +67,7 @@ class Lens:
         if context is not None and tokens > context:
             raise AttnLensError(
                 f"The prompt and its answer take {tokens} tokens, and the model's context holds {context}. Shorten the "
-                "question, read fewer or smaller images, or ask for fewer new tokens."
+                "question, read fewer or smaller images, or ask for fewer regions (count=) or new tokens."
             )
 
     def layer(self, layer: int | str | None = None) -> int | None:
@@ -110,7 +110,7 @@ class Lens:
 def _index(layer: int | str, layers: Sequence[int], word: str) -> int | None:
     if layer == "mean":
         return None
-    if layer not in layers:
+    if isinstance(layer, bool) or layer not in layers:
         known = ", ".join(map(str, layers))
         raise AttnLensError(f"There is no {word} {layer!r} with attention to see. Expected one of {known}, or 'mean'.")
     return list(layers).index(int(layer))

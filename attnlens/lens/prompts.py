@@ -63,6 +63,13 @@ class Prompt:
         return {key: value for key, value in features.items() if key in self.keys} | self.side
 
 
+def checked_question(question: object) -> str:
+    """`question`. Raises AttnLensError unless it is some text."""
+    if not isinstance(question, str) or not question.strip():
+        raise AttnLensError(f"The question is {question!r}; expected some text. Ask something about the image.")
+    return question
+
+
 class Prompter:
     """Builds prompts for one processor and adapter."""
 
@@ -111,8 +118,7 @@ class Prompter:
         return layout_of(self._spec.grid, Processed(size, features, self._processor.image_processor, config))
 
     def _checked(self, question: str) -> str:
-        if not isinstance(question, str) or not question.strip():
-            raise AttnLensError(f"The question is {question!r}; expected some text. Ask something about the image.")
+        question = checked_question(question)
         token = getattr(self._processor, "image_token", None)
         token = getattr(token, "content", token)
         if token and token in question:

@@ -9,29 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 from torch import Tensor
 
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid
+from attnlens.geometry import Box, Grid, is_whole
 from attnlens.images import crop
 from attnlens.lens import capture, hidden
 from attnlens.lens.cache import branch
 from attnlens.lens.cost import Cost
-from attnlens.lens.generator import generate
+from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
-from attnlens.lens.prompts import PreparedImage, Prompt
+from attnlens.lens.prompts import PreparedImage, Prompt, checked_question
+from attnlens.lens.spelling import places
 from attnlens.lens.states import PROBE, States
 from attnlens.lens.trace import Array, Trace
-from attnlens.lens.values import ValueSimilarity, cosines, words_in
+from attnlens.lens.values import ValueSimilarity, cosines
 from attnlens.lens.weights import array, keys_of, patches_of, rows_at, spans_of, word_rows_at
 from attnlens.lens.words import WordAttention, looking
 
 if TYPE_CHECKING:
     from attnlens.lens.lens import Lens
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,13 @@ class Answer:
     tokens: tuple[int, ...]
     log_prob: float
     cost: Cost
+
+
+def numbered(values: Sequence[T], number: int) -> T:
+    """What `values`, one for each image read, has for the image of that number. Raises `AttnLensError` for no image."""
+    if not is_whole(number) or not 0 <= number < len(values):
+        raise AttnLensError(f"There is no image {number!r}: the reading holds {len(values)}, counted from 0.")
+    return values[number]
 
 
 class Reading:
@@ -67,7 +78,7 @@ class Reading:
 
     def trace(self, question: str, gradients: bool = False) -> Trace:
         """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free."""
-        known = self._traces.get(question)
+        known = self._traces.get(checked_question(question))
         if known is None or (gradients and known.attention_gradient is None):
             known = self._traced(*self._states.captured(question, gradients))
             self._traces[question] = known
@@ -76,6 +87,7 @@ class Reading:
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
         """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
         lens = self.lens
+        check_new_tokens(max_new_tokens)
         with lens.meter.measure() as stretch:
             asked = self._states.of(question)
             lens.check_context(asked.prompt.length + max_new_tokens)
@@ -93,8 +105,11 @@ class Reading:
         """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
         return array(self._states.log_probs(question))
 
-    def value_similarity(self, question: str, words: str) -> ValueSimilarity:
-        """How like the cached values of `words`, a part of `question`, are to those of every token of the prompt.
+    def value_similarity(self, question: str, words: str | Sequence[int]) -> ValueSimilarity:
+        """How like the cached values of `words` are to those of every token of the prompt.
+
+        `words`: a part of `question`, or positions in its prompt. Raises AttnLensError for words that it does not hold
+        or that the tokenizer has no token for, and for a model that leaves no cache.
 
         The cache is that of the question's tail on the images already read: no pass is added to what an answer needs.
         """
@@ -103,7 +118,7 @@ class Reading:
             raise AttnLensError(
                 f"{type(lens.model).__name__} leaves no KV cache whose values could be read. Use a map of attention."
             )
-        at = words_in(asked.prompt, lens.tokenizer, words)
+        at = places(asked.prompt, lens.tokenizer, words)
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
 
@@ -147,9 +162,7 @@ class Reading:
 
     def image_at(self, number: int) -> Image.Image:
         """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
-        if not 0 <= number < len(self._prepared):
-            raise AttnLensError(f"There is no image {number}: the reading holds {len(self._prepared)}, counted from 0.")
-        return self._prepared[number].image
+        return numbered(self._prepared, number).image
 
     def embedding_gradient(self, question: str) -> tuple[Array, ...]:
         """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens.hidden`.

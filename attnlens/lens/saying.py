@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnlens.errors import AttnLensError, first_line
-from attnlens.lens.generator import generate
+from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.lens import Lens
 
 
@@ -26,6 +26,7 @@ def say(lens: Lens, text: str, max_new_tokens: int = 64) -> str:
     as one forward pass. Raises AttnLensError for a text that is empty, that holds an image token or is longer than the
     model's context, and for a model that cannot do without an image (Idefics).
     """
+    check_new_tokens(max_new_tokens)
     model = lens.generator.model
     ids = _prompt(lens, text).to(model.device)
     _check(lens, ids, max_new_tokens)

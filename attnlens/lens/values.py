@@ -17,7 +17,6 @@ from transformers import DynamicCache
 
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts import Layout
-from attnlens.lens.prompts import Prompt
 from attnlens.lens.trace import Array
 
 
@@ -41,6 +40,11 @@ class ValueSimilarity:
 @torch.no_grad()
 def cosines(cache: DynamicCache, layers: Sequence[int], words: Sequence[int], tokens: int) -> tuple[Tensor, list[int]]:
     """[layers, words, tokens], and the layers that hold values of their own (others share those of a layer before)."""
+    if not 0 <= min(words) <= max(words) < tokens:
+        raise AttnLensError(
+            f"The words stand at {tuple(words)}; expected positions from 0 to {tokens - 1}. The cache holds all of the "
+            "prompt's tokens but the last."
+        )
     rows, found = [], []
     for number in layers:
         values = _values(cache, number)
@@ -66,25 +70,3 @@ def _values(cache: DynamicCache, number: int) -> Tensor | None:
     if isinstance(own, Tensor) and own.dim() == 4 and own.numel():
         parts.append(own)
     return torch.cat(parts, dim=-2) if parts else None
-
-
-def words_in(prompt: Prompt, tokenizer: Any, text: str) -> tuple[int, ...]:
-    """The positions of the tokens that spell `text`, at its last place behind the images."""
-    start, ids = prompt.end_of_images, prompt.ids[0].tolist()
-    wanted = text.strip()
-    if not wanted:
-        raise AttnLensError(f"The target is {text!r}; expected some words, such as 'red sign'.")
-    for stop in range(len(ids), start, -1):
-        if wanted not in tokenizer.decode(ids[start:stop]):
-            break
-    else:
-        stop = start
-    last = stop + 1
-    if last > len(ids):
-        raise AttnLensError(
-            f"The prompt does not hold the target {text!r} behind the images. Give words that the question holds."
-        )
-    first = last
-    while wanted not in tokenizer.decode(ids[first:last]):
-        first -= 1
-    return tuple(range(first, last))

@@ -9,9 +9,9 @@ from typing import Any
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts import Layout
 from attnlens.lens.prompts import Prompt
+from attnlens.lens.spelling import places
 from attnlens.lens.structure import Structure
 from attnlens.lens.trace import Array
-from attnlens.lens.values import words_in
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ def looking(prompt: Prompt, structure: Structure, tokenizer: Any, words: str | S
             "This model is an encoder-decoder: its encoder reads the question, and only the answer's tokens look at "
             "the image where attention is seen. Use a map of the last prompt token, such as relative_attention."
         )
-    at = words_in(prompt, tokenizer, words) if isinstance(words, str) else tuple(words)
-    if not at:
-        raise AttnLensError("There are no words to look from; expected a part of the question, or positions.")
+    at = places(prompt, tokenizer, words)
     first, last = min(at), max(at)
     if first < prompt.end_of_images:
         raise AttnLensError(

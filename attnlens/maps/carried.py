@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from attnlens.errors import AttnLensError
-from attnlens.lens.reading import Reading
+from attnlens.lens.reading import Reading, numbered
 from attnlens.lens.trace import Array, Trace
 from attnlens.lens.words import WordAttention
 from attnlens.maps.sinks import Sinks, marked, masked
@@ -63,9 +62,7 @@ def patches_of(seen: Trace | WordAttention, values: Array, image: int) -> Array:
 
 def span(seen: Trace | WordAttention, image: int) -> slice:
     """That image's part of the image tokens. Raises AttnLensError where there is none."""
-    if not 0 <= image < len(seen.spans):
-        raise AttnLensError(f"There is no image {image}: the reading holds {len(seen.spans)}, counted from 0.")
-    return seen.spans[image]
+    return numbered(seen.spans, image)
 
 
 def layers_of(reading: Reading, layer: Layer) -> slice:

@@ -18,6 +18,7 @@ from scipy.ndimage import label
 
 from attnlens.boxes.components import above_the_elbow
 from attnlens.errors import AttnLensError
+from attnlens.geometry import is_whole
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.lens.trace import Array
@@ -62,16 +63,17 @@ def head_attention(
     same for every sample. Deviation: None takes the `COUNT` that are most focused on this one sample, which needs no
     other. The paper smooths the map by a Gaussian before it draws a box; here it is raw, and `boxes.components`
     smooths. Where the connector has attention, its head mean at one layer carries the maps to patches. `sinks`: as in
-    `relative_attention`, head by head. One trace. Raises AttnLensError for a head, a connector layer or an image that
-    is not there.
+    `relative_attention`, head by head. One trace. Raises AttnLensError for `heads` that are no such pairs, and for
+    a head, a connector layer or an image that is not there.
     """
+    chosen = None if heads is None else _some(heads)
     trace = reading.trace(question)
     maps = head_maps(reading, question, trace, connector_layer=connector_layer, sinks=sinks, image=image)
-    if heads is None:
+    if chosen is None:
         found = focused(reading, question, connector_layer=connector_layer, sinks=sinks, image=image)
-        heads = [one.head for one in found[:COUNT]]
-    chosen = [_of(maps, trace.layers, *one) for one in _some(heads)]
-    return ImportanceMap(np.mean(chosen, axis=0), trace.layouts[image].grid)
+        chosen = [one.head for one in found[:COUNT]]
+    own = [_of(maps, trace.layers, *one) for one in chosen]
+    return ImportanceMap(np.mean(own, axis=0), trace.layouts[image].grid)
 
 
 def focused(
@@ -131,7 +133,17 @@ def _of(maps: Array, layers: Sequence[int], layer: int, head: int) -> Array:
     return np.asarray(maps[layers.index(layer), head])
 
 
-def _some(heads: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    if not len(heads):
+def _some(heads: Sequence[tuple[int, int]]) -> list[Head]:
+    """At least one, in a list, a tuple or an array."""
+    pairs: object = heads.tolist() if hasattr(heads, "tolist") else heads
+    if not isinstance(pairs, Sequence) or not all(map(_is_pair, pairs)):
+        raise AttnLensError(
+            f"heads is {heads!r}; expected pairs (layer, head) of whole numbers, such as [(2, 1), (3, 0)], or None."
+        )
+    if not pairs:
         raise AttnLensError("There is no head to look with: the list is empty. Give pairs (layer, head), or None.")
-    return heads
+    return [Head(*pair) for pair in pairs]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and len(value) == 2 and all(map(is_whole, value))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from attnlens.errors import AttnLensError
+from attnlens.geometry import is_whole
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
+from attnlens.maps.contrast import REMOVED
+from attnlens.maps.words import parts, spelled
 
 EXISTENCE = "Is there a {target} in the image?"
 """The paper's question, whose cache is read."""
@@ -22,7 +27,7 @@ def value_similarity(
     question: str,
     *,
     target: str | None = None,
-    layers: tuple[int, int] | None = None,
+    layers: Sequence[int] | None = None,
     image: int = 0,
 ) -> ImportanceMap:
     """Where the image's tokens hold what `target` says: sums to 1 over the grid's cells.
@@ -33,20 +38,24 @@ def value_similarity(
     all of them agree on, and divided by their sum. Negative cosines count as 0, and the product is taken in the
     logarithm, where the paper says neither. `question`: one that names the target, which the cache of
     `EXISTENCE` does where `target` alone is given; without `target` the whole question is it. `layers`: the first and
-    the last of the layers summed over; None: the adapter's, or the last half of those that hold values (the paper's
-    rule for a new model is the last 25 to 60 %). Needs no attention matrix: it runs under SDPA or flash. Raises
-    AttnLensError for a target that the question does not hold, for layers that are not there, and behind a connector
-    with attention.
+    the last of the layers summed over, those between them that hold values; None: the adapter's, or the last half of
+    those that hold values (the paper's rule for a new model is the last 25 to 60 %). Needs no attention matrix: it runs
+    under SDPA or flash. Raises AttnLensError for a target that is no text or that the tokenizer has no token for, for
+    an image or layers that are not there, and behind a connector with attention.
     """
-    if target is not None and target not in question:
-        question = EXISTENCE.format(target=target)
-    found = reading.value_similarity(question, target if target is not None else question)
+    reading.image_at(image)  # or an error
+    wanted = reading.lens.value_layers if layers is None else _checked(layers, max(reading.lens.structure.layers))
+    held = spelled(reading, question, target)
+    if target is None:
+        found = reading.value_similarity(question, parts(reading.prompt(question), reading.prompt(REMOVED)))
+    else:
+        found = reading.value_similarity(question if held else EXISTENCE.format(target=target), target)
     if found.layouts[image].queries is not None:
         raise AttnLensError(
             "Behind a connector with attention image tokens have no place, and their values none either. Use "
             "relative_attention or gradient_attention."
         )
-    chosen = _chosen(found.layers, layers or reading.lens.value_layers)
+    chosen = _chosen(found.layers, wanted)
     rows = relevance(found.cosines[chosen].astype(np.float64), found.words, list(found.columns[image]))
     on_grid = found.layouts[image].on_grid(rows.astype(np.float32))
     return ImportanceMap(on_grid / on_grid.sum(), found.layouts[image].grid)
@@ -64,6 +73,17 @@ def relevance(cosines: Array, words: tuple[int, ...], columns: list[int]) -> Arr
     logarithms = np.log(maps / maps.sum(axis=-1, keepdims=True)).sum(axis=0)
     product = np.exp(logarithms - logarithms.max())
     return product / product.sum()
+
+
+def _checked(layers: Sequence[int], last: int) -> tuple[int, int]:
+    """The first and the last layer, in a model whose last layer is `last`."""
+    pair = isinstance(layers, Sequence) and len(layers) == 2 and all(map(is_whole, layers))
+    if not pair or not 0 <= layers[0] <= layers[1] <= last:
+        raise AttnLensError(
+            f"layers is {layers!r}; expected the first and the last layer whose values to take, two whole numbers in "
+            f"order from 0 to {last}, such as (0, {last})."
+        )
+    return layers[0], layers[1]
 
 
 def _chosen(known: tuple[int, ...], layers: tuple[int, int] | None) -> list[int]:

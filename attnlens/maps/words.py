@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from attnlens.errors import AttnLensError
+from attnlens.geometry import is_whole
 from attnlens.importance import ImportanceMap
-from attnlens.lens.prompts import Prompt
+from attnlens.lens.prompts import Prompt, checked_question
 from attnlens.lens.reading import Reading
+from attnlens.lens.spelling import checked_words, words_in
 from attnlens.lens.trace import Array
-from attnlens.lens.values import words_in
 from attnlens.maps.carried import Layer, carried, image_rows, layers_of
 from attnlens.maps.contrast import REMOVED
 from attnlens.maps.sinks import Sinks
@@ -65,19 +66,20 @@ def word_attention(
     mean of all of Qwen3-VL. At its edges a map is mirrored before it is smoothed, and a flat map counts as 0, which the
     paper leaves open. Deviations: where the released code gives each token to the one image that it looks at most, each
     image has a map of its own; and the question's tokens are counted from its own first, not from the image's last.
-    Raises AttnLensError for a target or an instruction without tokens, for an unknown layer or image, and where
-    `Reading.word_attention` does.
+    Raises AttnLensError for a target that is no text or that the tokenizer has no token for, for an instruction without
+    tokens, for an unknown layer or image, and where `Reading.word_attention` does.
     """
     if instruction is None:
         instruction = 0 if reading.lens.structure.connector else INSTRUCTION
-    _check(target, instruction, sigma)
-    asked = question if target is not None and target in question else SEARCH.format(target=target or question)
+    _check(instruction, sigma)
+    held = spelled(reading, question, target)
+    asked = question if held else SEARCH.format(target=target or question)
     prompt = reading.prompt(asked)
-    if target is not None and asked == question:
+    if target is not None and held:
         words = words_in(prompt, reading.lens.tokenizer, target)
     else:
-        words = _parts(prompt, reading.prompt(SEARCH.format(target=REMOVED)))
-    told = _instruction(_parts(prompt, reading.prompt(REMOVED)), words, instruction)
+        words = parts(prompt, reading.prompt(SEARCH.format(target=REMOVED)))
+    told = _instruction(parts(prompt, reading.prompt(REMOVED)), words, instruction)
     seen = reading.word_attention(asked, (*words, *told))
     rows = image_rows(
         reading, asked, seen, seen.attention.mean(axis=1), layers=layers_of(reading, layer), sinks=sinks, image=image
@@ -96,7 +98,13 @@ def decoupled(words: Array, instruction: Array, sigma: float) -> Array:
     return np.asarray(kept.max(axis=0), dtype=np.float32)
 
 
-def _parts(prompt: Prompt, other: Prompt) -> tuple[int, ...]:
+def spelled(reading: Reading, question: str, target: str | None) -> bool:
+    """Whether the question names the target itself. Raises AttnLensError for what is no text, or cannot be read."""
+    asked = checked_question(question)
+    return target is not None and checked_words(reading.lens.tokenizer, target) in asked
+
+
+def parts(prompt: Prompt, other: Prompt) -> tuple[int, ...]:
     """Where the tokens of `prompt` stand from the first to the last in which it parts from `other`."""
     ours, theirs = prompt.ids[0].tolist(), other.ids[0].tolist()
     first = _alike(ours, theirs)
@@ -130,10 +138,8 @@ def _scaled(maps: Floats) -> Floats:
     return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
 
 
-def _check(target: str | None, instruction: object, sigma: object) -> None:
-    if target is not None and not target.strip():
-        raise AttnLensError(f"The target is {target!r}; expected some words, such as 'red sign'.")
-    if not isinstance(instruction, int) or instruction < 0:
+def _check(instruction: int, sigma: object) -> None:
+    if not is_whole(instruction) or instruction < 0:
         raise AttnLensError(f"instruction is {instruction!r}; expected a whole number of tokens, 0 for none.")
     if sigma is not None and not (isinstance(sigma, Real) and 0 <= float(sigma) < inf):
         raise AttnLensError(f"sigma is {sigma!r}; expected a number of cells, 0 for no smoothing.")

@@ -13,14 +13,17 @@ from PIL import Image
 
 from attnlens.boxes import Found
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_count
+from attnlens.geometry import Box
 from attnlens.importance import ImportanceMap
 from attnlens.lens.cost import Cost
+from attnlens.lens.generator import check_new_tokens
 from attnlens.lens.lens import Lens
+from attnlens.lens.prompts import checked_question
 from attnlens.lens.reading import Answer, Reading
 from attnlens.recipes.library import named
-from attnlens.recipes.look import Look
-from attnlens.recipes.recipe import Recipe
+from attnlens.recipes.look import AnswerStage, Look
+from attnlens.recipes.options import check_count
+from attnlens.recipes.recipe import Recipe, name_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Result:
     """The map of `image`, where the recipe makes one."""
     cost: Cost
     """Everything: reading, first answer, map, crop and second answer."""
+    sure: bool = False
+    """Whether the first answer was as sure as the gate asks, so that the model looked only once."""
 
     @property
     def boxes(self) -> list[Box]:
@@ -80,33 +85,30 @@ def ask(
     first image, for recipes without a search such as "human": the smallest square that covers it is the crop. `count`:
     how many regions to look at again; a warning says so where fewer stand out. `gate`: a model this sure of its first
     answer is not asked again (see `Recipe`). `options` go to the recipe's stages (`layer=`, `window=`, ...). Raises
-    `AttnLensError` for what cannot be used.
+    `AttnLensError` for what cannot be used: names, question, numbers and box before the model looks, values of
+    `options` when a stage takes them.
 
         result = attnlens.ask(lens, "photo.jpg", "What is written on the red sign?", recipe="rel-att")
         result.answer, result.boxes, result.cost.prefills
     """
     chosen, options = named(recipe), options if count is None else {**options, "count": count}
     chosen = chosen if gate is None else replace(chosen, gate=gate)
-    _check(chosen, recipe, box, options)
+    _check(question, max_new_tokens, options)
+    _check_fit(chosen, recipe, box, options)
     with lens.meter.measure() as stretch:
         reading = lens.read(image)
+        given = None if box is None else _given(reading, box)
         first, sure = None, False
         if chosen.gate is not None:
             first = reading.answer(question, max_new_tokens)
             sure = _sureness(first) >= chosen.gate
-        if sure:
-            seen = Look([])
-        elif box is not None:
-            seen = _given(reading, box)
-        else:
-            seen = chosen.seen(reading, question, **options)
+        seen = Look([]) if sure else given or chosen.seen(reading, question, **options)
         first = first or reading.answer(question, max_new_tokens)  # decodes on from where the last look left it
         crops = [found for found in seen.found if found.confident]
-        answer = seen.answer or chosen.answer
-        again = answer(reading, crops, question, max_new_tokens) if crops else first
-    if count is not None and crops and len(crops) < count:
+        again = _again(seen.answer or chosen.answer, reading, crops, question, max_new_tokens) if crops else first
+    if count is not None and not sure and len(crops) < count:
         warnings.warn(f"{count} regions were asked for, and {len(crops)} stood out.", stacklevel=2)
-    return Result(question, reading.images, again.text, first.text, crops, seen.importance, stretch.cost)
+    return Result(question, reading.images, again.text, first.text, crops, seen.importance, stretch.cost, sure)
 
 
 def _sureness(answer: Answer) -> float:
@@ -120,12 +122,30 @@ def _given(reading: Reading, box: Sequence[float]) -> Look:
     return Look([Found(Box.from_any(box, size).square(size), 0.0, True)])
 
 
-def _check(chosen: Recipe, recipe: object, box: Sequence[float] | None, options: dict[str, Any]) -> None:
+def _again(stage: AnswerStage, reading: Reading, crops: Sequence[Found], question: str, max_new_tokens: int) -> Answer:
+    """The answer with the crops."""
+    answer = stage(reading, crops, question, max_new_tokens)
+    if not isinstance(answer, Answer):
+        raise AttnLensError(
+            f"The answer {name_of(stage)} gave {answer!r:.200}; expected an Answer, "
+            "as reading.answer(question) gives it."
+        )
+    return answer
+
+
+def _check(question: object, max_new_tokens: object, options: dict[str, Any]) -> None:
+    """Refuses what no recipe has a use for."""
+    checked_question(question)
+    check_new_tokens(max_new_tokens)
+    check_count(options.get("count", 1))
+
+
+def _check_fit(chosen: Recipe, recipe: object, box: Sequence[float] | None, options: dict[str, Any]) -> None:
     if chosen.needs_box and box is None:
         raise AttnLensError(f"The recipe {recipe!r} searches for no box itself. Give box=(x1, y1, x2, y2) in pixels.")
     if box is not None and not chosen.needs_box:
-        raise AttnLensError(f"The recipe {recipe!r} takes no box, but got {tuple(box)}. Use recipe='human' for a box.")
-    known = chosen.options
+        raise AttnLensError(f"The recipe {recipe!r} takes no box, but got {box!r}. Use recipe='human' for a box.")
+    known = {name: one for name, one in chosen.options.items() if name != "image"}  # every image gets its map
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     unknown = [name for name in options if name not in known]
@@ -133,6 +153,3 @@ def _check(chosen: Recipe, recipe: object, box: Sequence[float] | None, options:
         raise AttnLensError(f"The recipe {recipe!r} looks for nothing, so it has no use for {', '.join(unknown)}.")
     if unknown:
         raise AttnLensError(f"The recipe {recipe!r} has no option {', '.join(unknown)}. Expected: {', '.join(known)}.")
-    count = options.get("count", 1)
-    if not is_count(count):
-        raise AttnLensError(f"count is {count!r}; expected a whole number of regions, at least 1.")

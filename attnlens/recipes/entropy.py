@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import chain
 
 from attnlens.answers.regions import crop_of
 from attnlens.boxes import Found, components
-from attnlens.geometry import Box
+from attnlens.boxes.suppression import best_first
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Box, is_whole
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.maps import entropy_gradient
 from attnlens.recipes.look import Look
+from attnlens.recipes.options import side_of
 
 ROUNDS = 15
 """The paper's cap of further looks."""
@@ -26,16 +28,16 @@ def look(reading: Reading, question: str, *, count: int = 2, rounds: int = ROUND
     `rounds` times for all of them. What the paper leaves open: the entropy is that of the map's cells over that of a
     flat map, so that crops with fewer tokens compare; a region that no longer shrinks is done. `window`: the least side
     of a region in pixels; None: the adapter's. Of several images the regions of all compete. Each look is a forward and
-    a backward pass. Raises AttnLensError where `maps.entropy_gradient` does.
+    a backward pass. Raises AttnLensError for options of the wrong kind, and where `maps.entropy_gradient` does.
     """
-    least = window or reading.lens.spec.defaults.window or 336
+    least = side_of(reading, window)
+    if not (is_whole(rounds) and rounds >= 0):
+        raise AttnLensError(f"rounds is {rounds!r}; expected a whole number of further looks, 0 for none (paper: 15).")
     maps = [entropy_gradient(reading, question, image=number) for number in range(len(reading.images))]
-    found = sorted(
-        chain.from_iterable(
-            [replace(region, image=number) for region in components(one, least, count=count)]
-            for number, one in enumerate(maps)
-        ),
-        key=lambda region: -region.score,
+    found = best_first(
+        replace(region, image=number)
+        for number, one in enumerate(maps)
+        for region in components(one, least, count=count)
     )[:count]
     regions, left = [], rounds
     for region in found:

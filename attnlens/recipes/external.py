@@ -18,19 +18,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any
 
 import torch
-from PIL import Image
 
 from attnlens import croppers
 from attnlens.answers import append
+from attnlens.boxes.suppression import best_first
 from attnlens.croppers import Cropper, Regions, Scorer
+from attnlens.croppers.croppers import Function, name_of
 from attnlens.errors import AttnLensError
 from attnlens.lens.reading import Reading
 from attnlens.recipes.look import Look
+from attnlens.recipes.options import check_count
 from attnlens.recipes.recipe import Recipe
 
 CLIP = "openai/clip-vit-base-patch32"
@@ -105,11 +107,11 @@ def sam(
     return _look(reading, cropper, question if text is None else text, count)
 
 
-def external(function: Callable[[Image.Image, str], Sequence[Sequence[float]]]) -> Recipe:
-    """The recipe of any function of an RGB image and a question that gives boxes, best first.
+def external(function: Function) -> Recipe:
+    """The recipe of any function of an RGB image and a question that gives boxes, best first, or of a cropper.
 
-    Boxes are (x1, y1, x2, y2) in pixels of the upright image; none: no crop. Each is a crop; `ask(..., count=)`
-    takes the best of them. For another way to answer:
+    Boxes are (x1, y1, x2, y2) in pixels of the upright image, or `Found`; none: no crop. Each is a crop;
+    `ask(..., count=)` takes the best of them. For another way to answer:
     `dataclasses.replace(external(mine), answer=attnlens.answers.replace)`. A call counts as one picture in
     `Cost.external`. Raises AttnLensError, when asked, for a box that is malformed or wholly outside the image.
     """
@@ -120,6 +122,8 @@ def external(function: Callable[[Image.Image, str], Sequence[Sequence[float]]]) 
         )
 
     def look(reading: Reading, question: str, *, count: int | None = None) -> Look:
+        if count is not None:
+            check_count(count)
         return _look(reading, croppers.external(_counted(function, reading, _one)), question, count)
 
     return Recipe(look=look, answer=append)
@@ -132,7 +136,7 @@ def _look(reading: Reading, cropper: Cropper, text: str, count: int | None) -> L
         for number, image in enumerate(reading.images)
         for one in cropper(image, text)
     ]
-    return Look(sorted(found, key=lambda one: (not one.confident, -one.score))[:count])
+    return Look(best_first(found)[:count])
 
 
 def _scorer(given: Part, reading: Reading) -> Scorer:
@@ -151,6 +155,7 @@ def _counted(part: Callable[..., Any], reading: Reading, pictures: Callable[...,
         reading.lens.meter.external(pictures(*shown))
         return part(*shown)
 
+    counted.__name__ = name_of(part)
     return counted
 
 

@@ -44,7 +44,7 @@ _COMBINED = {"product": maps.product, "average": maps.average}
 class _Options(BaseModel):
     """A stage's name, and whatever else it takes."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
 
 class _Map(_Options):
@@ -69,7 +69,7 @@ class _Search(_Options):
 class _RecipeFile(BaseModel):
     """The keys of a recipe's YAML file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     map: _Map | list[_Map] | None = None
     combine: Literal["product", "average"] = "product"
@@ -87,7 +87,7 @@ def from_file(path: Path) -> Recipe:
         parsed = _RecipeFile.model_validate(load_yaml(path))
     except ValidationError as error:
         raise AttnLensError(f"The recipe {str(path)!r} does not fit. {explain(error, _RecipeFile)}") from None
-    given = parsed.map if isinstance(parsed.map, list) else [parsed.map] if parsed.map else []
+    given = _maps(path, parsed)
     made = [_with_options(path, f"map {one.name}", _MAPS[one.name], one, given=2) for one in given]
     search = parsed.search or (_Search() if made else None)
     return Recipe(
@@ -101,10 +101,27 @@ def from_file(path: Path) -> Recipe:
     )
 
 
+def _maps(path: Path, parsed: _RecipeFile) -> list[_Map]:
+    """The maps that the file names; what needs one may not stand there without."""
+    given = parsed.map if isinstance(parsed.map, list) else [parsed.map] if parsed.map else []
+    idle = [key for key in ("map", "combine", "search", "tiles") if key in parsed.model_fields_set]
+    if idle and not given:
+        raise AttnLensError(
+            f"The recipe {str(path)!r} has the key {', '.join(idle)}, but names no map. Write map: {{name: "
+            "relative-attention}, or a list of such; for boxes that you give yourself leave the key out."
+        )
+    return given
+
+
 def _with_options(path: Path, what: str, stage: Callable[..., Any], given_options: _Options, given: int) -> Any:
     """`stage` with the options that stand in the file, each of which it must take."""
     options = given_options.model_dump(exclude={"name"}, exclude_none=True)
-    known = list(signature(stage).parameters)[given:]
+    if "image" in options:
+        raise AttnLensError(
+            f"The recipe {str(path)!r} gives the {what} the option image, but a recipe looks at every image that is "
+            "read: each gets its map. Leave image out, or ask about that image alone."
+        )
+    known = [name for name in list(signature(stage).parameters)[given:] if name != "image"]
     strange = [key for key in options if key not in known]
     if strange:
         raise AttnLensError(

@@ -9,17 +9,21 @@ from typing import Literal
 
 from attnlens.answers import verify_crops
 from attnlens.boxes import Found, focus, propose
+from attnlens.boxes.suppression import best_first
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.maps import EXISTENCE, value_similarity
 from attnlens.recipes.look import Look
+from attnlens.recipes.options import check_count, check_kind, check_template
 from attnlens.recipes.shown import by_focus
 from attnlens.recipes.targets import chosen_targets, is_everywhere, one_of
 
 STEPS = 8
 """Regions of each target that the model is asked about: the paper's largest setting, and its best."""
+YES = 0.5
+"""Above this probability of yes against no the model says yes."""
 
 
 def look(
@@ -38,24 +42,28 @@ def look(
     """The region of each target, by the model's own existence answers; and the map that led there.
 
     For each target the relevance map of `existence`, asked of the images as they are read, regions grown on it, and the
-    same question asked about the crops of the first `steps` of them. Of a single target (type 1) the `count` surest
-    regions are its own; with `overrun`, where all answer no, further regions are asked about until one says yes. Of a
-    target that begins with "all " (type 2) every region is asked about, and those that the model is sure of are kept,
-    overlapping ones as one. They are shown as `attnlens.recipes.shown.by_focus` says.
+    same question asked about the crops of the first `steps` of them. Of a single target (type 1) the surest region is
+    its own, and further ones that the model says yes to, up to `count`; with `overrun`, where all answer no, further
+    regions are asked about until one says yes. Of a target that begins with "all " (type 2) every region is asked
+    about, and those that the model is sure of are kept, overlapping ones as one, however many: `count` is not for
+    these. Two targets in the same box are one region. They are shown as `attnlens.recipes.shown.by_focus` says.
 
     `targets`: None for those that the question names, "model" for those that the model names (`targets_by_model`, a
-    pass of its own), or a list of phrases. `existence`: holds {target}. `prompt`: whose cache the map is read from, the
-    existence question's, as in the paper, or that of the question itself, which its answer needs anyway, so that the
-    map adds no pass; for a target that the question does not spell it is the existence question's all the same.
-    `layers`: the first and the last whose values
-    make the map, in the place of the preset's. `preset`: the paper's settings for a model family; None: those that the
-    adapter names, or the paper's transfer rules with the adapter's layers. Of several images the regions of all
-    compete. Several targets' maps are multiplied for the picture. Raises AttnLensError for a target that is empty, and
-    for a model that answers neither yes nor no.
+    pass of its own), or a list of phrases. `existence`: holds {target}, and no other field. `prompt`: whose cache the
+    map is read from, the existence question's, as in the paper, or that of the question itself, which its answer needs
+    anyway, so that the map adds no pass; for a target that the question does not spell it is the existence question's
+    all the same. `layers`: the first and the last whose values make the map, in the place of the preset's. `preset`:
+    the paper's settings for a model family; None: those that the adapter names, or the paper's transfer rules with the
+    adapter's layers. Of several images the regions of all compete. Several targets' maps are multiplied for the
+    picture. Raises AttnLensError for options of the wrong kind, for a target that is empty, and for a model that
+    answers neither yes nor no.
     """
     if prompt not in ("existence", "question"):
         raise AttnLensError(f"prompt is {prompt!r}; expected 'existence' or 'question', whose cache is read.")
-    named = preset or focus.PRESETS.get(reading.lens.spec.defaults.preset or "")
+    check_count(count)
+    check_template("existence", existence, "target")
+    check_kind("preset", preset, focus.Preset)
+    named = preset if preset is not None else focus.PRESETS.get(reading.lens.spec.defaults.preset or "")
     settings = named or transferred(reading)
     if layers is None and named is not None:
         layers = named.layers_of(max(reading.lens.structure.layers) + 1)
@@ -74,8 +82,9 @@ def look(
         if is_everywhere(target):
             found += everywhere(reading, proposals, asked, settings.keep)
         else:
-            found += ranked(reading, proposals, asked, steps, overrun)[:count]
-    found.sort(key=lambda region: -region.score)
+            best = ranked(reading, proposals, asked, steps, overrun)[:count]
+            found += [region for place, region in enumerate(best) if not place or region.score > YES]
+    found = best_first(found)
     stage = by_focus(reading, found, settings.apart, any(map(is_everywhere, names)))
     return Look(found, ImportanceMap.product(seen[found[0].image if found else 0]), stage)
 
@@ -84,7 +93,7 @@ def ranked(reading: Reading, proposals: Sequence[Found], question: str, steps: i
     """The first `steps` proposals, and those that `overrun` adds, by how surely the model says yes of each: `score`."""
     found = _asked(reading, proposals[:steps], question)
     for one in proposals[steps:]:
-        if not overrun or any(region.score > 0.5 for region in found):
+        if not overrun or any(region.score > YES for region in found):
             break
         found += _asked(reading, [one], question)
     return sorted(found, key=lambda region: -region.score)

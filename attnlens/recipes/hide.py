@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import Literal
 
 from attnlens.boxes import Found, components
+from attnlens.boxes.suppression import best_first
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.maps import word_attention
 from attnlens.recipes.look import Look
+from attnlens.recipes.options import side_of
 from attnlens.recipes.targets import chosen_targets, one_of
 
 THRESHOLD = 0.7
 """The paper's, of a map from 0 to 1."""
 COUNT = 4
-"""Regions of each target at most; the paper keeps all."""
+"""Regions of each target at most, over all images; the paper keeps all."""
 
 
 def look(
@@ -26,23 +28,30 @@ def look(
     targets: Sequence[str] | Literal["model"] | None = None,
     count: int = COUNT,
     layer: int | Literal["mean"] | None = None,
+    instruction: int | None = None,
     threshold: float = THRESHOLD,
     window: float | None = None,
 ) -> Look:
     """The regions that stand out above `threshold` in the map of each target's words (`attnlens.maps.word_attention`).
 
     `targets`: None for those that the question names, "model" for those that the model names (the paper's way, a pass
-    of its own), or a list of phrases. `count`: regions of each at most. `layer`: as in the map. `window`: the least
-    side of a region in pixels; None: the adapter's. The map for the picture is the mean of all targets'. Of several
-    images each is looked at. One pass for each target, and the eager rows of its words.
+    of its own), or a list of phrases. `count`: regions of each at most, the best of all images. `layer`,
+    `instruction`: as in the map; `instruction=0` for a question whose first words are all the target's. `window`: the
+    least side of a region in pixels; None: the adapter's. Two targets in the same box are one region. The map for the
+    picture is the mean of all targets'. One pass for each target, and the eager rows of its words. Raises AttnLensError
+    for targets that are no list of phrases, for other options of the wrong kind, and where the map does.
     """
-    least = window or reading.lens.spec.defaults.window or 336
+    least = side_of(reading, window)
     found: list[Found] = []
     seen: list[list[ImportanceMap]] = [[] for _ in reading.images]
     for target in map(one_of, chosen_targets(reading.lens, question, targets)):
+        own: list[Found] = []
         for number, maps in enumerate(seen):
-            maps.append(word_attention(reading, question, target=target, layer=layer, image=number))
+            maps.append(
+                word_attention(reading, question, target=target, layer=layer, instruction=instruction, image=number)
+            )
             regions = components(maps[-1], least, count=count, sigma=0, threshold=threshold)
-            found += [replace(region, image=number) for region in regions if region.confident]
-    found.sort(key=lambda region: -region.score)
+            own += [replace(region, image=number) for region in regions if region.confident]
+        found += best_first(own)[:count]
+    found = best_first(found)
     return Look(found, ImportanceMap.mean(seen[found[0].image if found else 0]))

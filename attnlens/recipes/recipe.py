@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
@@ -13,6 +13,7 @@ from typing import Any
 from attnlens import answers
 from attnlens.boxes import Found
 from attnlens.errors import AttnLensError
+from attnlens.geometry import is_number
 from attnlens.importance import ImportanceMap
 from attnlens.lens.reading import Reading
 from attnlens.maps import tiled
@@ -21,9 +22,17 @@ from attnlens.recipes.look import AnswerStage, Look
 MapStage = Callable[..., ImportanceMap]
 """(reading, question, **options) -> ImportanceMap; one that takes `image` is made for each of several images."""
 SearchStage = Callable[..., list[Found]]
-"""(importance, **options) -> list[Found], best first; may take `window` and `count`."""
+"""(importance, **options) -> list[Found], best first, at least one; may take `window` and `count`."""
 LookStage = Callable[..., Look]
 """(reading, question, **options) -> Look: a map and a search in one, or a search without a map; may take `count`."""
+
+_STAGES = {
+    "map": "(reading, question, **options) -> ImportanceMap",
+    "search": "(importance, **options) -> list[Found]",
+    "look": "(reading, question, **options) -> Look",
+    "answer": "(reading, regions, question, max_new_tokens) -> Answer",
+}
+"""What each stage is a function of, and what it gives."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ class Recipe:
     two. `answer`: (reading, regions, question, max_new_tokens) -> Answer. `tiles`: the map is made on tiles of at most
     this side, in pixels, where the image is larger. `gate`: how sure of its first answer the model must be for no crop
     to be made, 0 to 1: the geometric mean of its tokens' probabilities (after LookWise, arXiv 2603.00171, whose own
-    measure is not stated); None crops always.
+    measure is not stated); None crops always. Raises `AttnLensError` for stages that are no functions or do not go
+    together, and for a gate that is no probability.
     """
 
     map: MapStage | None = None
@@ -49,10 +59,20 @@ class Recipe:
     gate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.gate is not None and not 0 <= self.gate <= 1:
+        for name, shape in _STAGES.items():
+            stage = getattr(self, name)
+            if stage is not None or name == "answer":
+                _check_function(name, stage, shape)
+        if self.gate is not None and not (is_number(self.gate) and 0 <= self.gate <= 1):
             raise AttnLensError(f"gate is {self.gate!r}; expected a probability from 0 to 1, or None.")
         if self.look is not None and (self.map is not None or self.search is not None):
             raise AttnLensError("The recipe has a look and a map or search of its own. Give look, or map and search.")
+        idle = [name for name in ("search", "tiles") if getattr(self, name) is not None]
+        if self.map is None and idle:
+            raise AttnLensError(
+                f"The recipe has {' and '.join(idle)}, but no map, which they are for. "
+                "Give map=, such as attnlens.maps.relative_attention."
+            )
 
     @property
     def needs_box(self) -> bool:
@@ -74,31 +94,42 @@ class Recipe:
 
         Of several images each has its map, where the map takes `image`; the regions are the best of all, and the map is
         that of the image which the best of them lies in. Searches that take `count` find that many, or fewer.
+        Raises `AttnLensError` for a stage that gives something else than it should.
         """
         if self.look is not None:
-            return self.look(reading, question, **options)
+            return _checked_look(self.look, self.look(reading, question, **options))
         if self.map is None:
             return Look([])
-        taken = _options(self.map, 2)
-        for_map = {key: value for key, value in options.items() if key in taken}
+        for_map, for_search = _dealt(options, self.map, self.search)
         stage = self.map if self.tiles is None else tiled(self.map, self.tiles)
-        several = len(reading.images) > 1 and "image" in taken and "image" not in options
+        several = len(reading.images) > 1 and "image" in _options(self.map, 2) and "image" not in options
         numbers = range(len(reading.images)) if several else [options.get("image", 0)]
         made = [stage(reading, question, **for_map, **({"image": one} if several else {})) for one in numbers]
         if self.search is None:
             return Look([], made[0])
-        search = partial(_with_window(self.search, reading), **{k: v for k, v in options.items() if k not in taken})
+        search = _with_window(self.search, reading)
         by_image = [
-            [dataclasses.replace(one, image=number) for one in search(importance)]
+            [dataclasses.replace(one, image=number) for one in _checked(self.search, search(importance, **for_search))]
             for number, importance in zip(numbers, made, strict=True)
         ]
-        best = sorted(chain.from_iterable(by_image), key=lambda one: -one.score)[: max(map(len, by_image))]
+        best = sorted(chain.from_iterable(by_image), key=lambda one: (not one.confident, -one.score))
+        best = best[: max(map(len, by_image))]
         return Look(best, made[list(numbers).index(best[0].image)])
 
 
 def _options(stage: Callable[..., Any], given: int) -> dict[str, Parameter]:
     """The parameters of a stage behind those that it is always given."""
     return dict(list(signature(stage).parameters.items())[given:])
+
+
+def _dealt(
+    options: dict[str, Any], for_map: MapStage, for_search: SearchStage | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a map and of a search: the map's are those that it names, or that only its `**` takes."""
+    taken, searched = _options(for_map, 2), {} if for_search is None else _options(for_search, 1)
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    mine = {name for name in options if name in taken or (takes_any and name not in searched)}
+    return {name: options[name] for name in mine}, {name: options[name] for name in options.keys() - mine}
 
 
 def _with_window(search: SearchStage, reading: Reading) -> SearchStage:
@@ -108,3 +139,39 @@ def _with_window(search: SearchStage, reading: Reading) -> SearchStage:
     if window is None or "window" in chosen or "window" not in _options(search, 1):
         return search
     return partial(search, window=window)
+
+
+def _check_function(name: str, stage: object, shape: str) -> None:
+    try:
+        signature(stage)  # type: ignore[arg-type]  # TypeError for what is no function
+    except (TypeError, ValueError) as error:
+        raise AttnLensError(f"The recipe's {name} is {stage!r}: {error}. Expected a function {shape}.") from None
+
+
+def _are_found(value: object) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(one, Found) for one in value)
+
+
+def _checked(search: SearchStage, given: Any) -> list[Found]:
+    """What a search gave, which are boxes, at least one."""
+    if not _are_found(given) or not given:
+        raise AttnLensError(
+            f"The search {name_of(search)} gave {given!r:.200}; expected a list of attnlens.boxes.Found, best first. "
+            "Where nothing stands out that is one which is not confident: Found(box, 0.0, confident=False)."
+        )
+    return list(given)
+
+
+def _checked_look(look: LookStage, given: Any) -> Look:
+    """What a look gave, which is a `Look` at boxes, or at none."""
+    if not isinstance(given, Look) or not _are_found(given.found):
+        raise AttnLensError(
+            f"The look {name_of(look)} gave {given!r:.200}; expected attnlens.recipes.Look(found), "
+            "where found is a list of attnlens.boxes.Found, empty where nothing stands out."
+        )
+    return given
+
+
+def name_of(stage: object) -> str:
+    """What a stage is called, for those who wrote it."""
+    return getattr(getattr(stage, "func", stage), "__name__", type(stage).__name__)

@@ -163,7 +163,7 @@ def targets_in_reply(reply: str) -> Targets:
 def chosen_targets(lens: Lens, question: str, targets: Sequence[str] | Literal["model"] | None = None) -> Targets:
     """The targets that a caller gives; "model": those that the model names; None: those that the question names.
 
-    Raises AttnLensError for targets that are no list of phrases, or empty.
+    Each is kept once, whatever its capitals. Raises AttnLensError for targets that are no list of phrases, or empty.
     """
     if targets is None:
         return targets_in(question)
@@ -175,7 +175,7 @@ def chosen_targets(lens: Lens, question: str, targets: Sequence[str] | Literal["
             f"targets is {targets!r}; expected a list of phrases such as ['red sign', 'all dogs'], or 'model' to have "
             "the model name them."
         )
-    return [one.strip() for one in given]
+    return _each_once(one.strip() for one in given)
 
 
 def is_everywhere(target: str) -> bool:
@@ -201,10 +201,13 @@ def one_of(target: str) -> str:
 
 def _cleaned(phrases: Iterable[str]) -> Targets:
     """Those that name something, each once whatever its capitals."""
+    return _each_once(phrase for phrase in phrases if set(phrase.lower().split()) - _HOLLOW)
+
+
+def _each_once(phrases: Iterable[str]) -> Targets:
     found: dict[str, str] = {}
     for phrase in phrases:
-        if set(phrase.lower().split()) - _HOLLOW:
-            found.setdefault(phrase.lower(), phrase)
+        found.setdefault(phrase.lower(), phrase)
     return list(found.values())
 
 

@@ -16,18 +16,29 @@ from attnlens.geometry import Box
 from attnlens.images import crop
 from attnlens.lens.reading import Reading
 from attnlens.recipes.look import Look
+from attnlens.recipes.options import WINDOW, check_kind, check_template
 from attnlens.recipes.shown import by_zoomeye, sees_locally
 from attnlens.recipes.targets import chosen_targets, is_everywhere, one_of
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a model is asked about a region, with {target} and {question}; each to be answered with yes or no."""
+    """What a model is asked about a region, each to be answered with yes or no.
+
+    `existing` and `latent` hold {target}, `answering` holds {question}; each may hold the other too. Raises
+    AttnLensError for one that does not.
+    """
 
     existing: str = "Is there a {target} in the image?"
     latent: str = "By common sense, could a {target} be found by zooming into this image? Answer Yes or No."
     answering: str | None = "Can the question '{question}' be answered from this image? Answer Yes or No."
     """None, for models that cannot say so: how sure the model is of its answer's first token. Not the paper's."""
+
+    def __post_init__(self) -> None:
+        check_template("existing", self.existing, "target", "question")
+        check_template("latent", self.latent, "target", "question")
+        if self.answering is not None:
+            check_template("answering", self.answering, "question", "target")
 
 
 PROMPTS: Mapping[str, Prompts] = MappingProxyType(
@@ -91,12 +102,17 @@ def look(
     region. `preset`: a model family's settings (`attnlens.boxes.tree.PRESETS`); None: those that the adapter names, or
     those of LLaVA-1.5 with the adapter's window as the input side. `prompts`: what is asked; the paper's code has
     longer wordings, which are not printed in the paper. Of several images each is searched; a single target is where
-    the surest find is. Regions are shown as `attnlens.recipes.shown.by_zoomeye` says. Raises AttnLensError for a model
-    that answers neither yes nor no.
+    the surest find is. Regions are shown as `attnlens.recipes.shown.by_zoomeye` says. Deviation: the whole of a single
+    image, where the search ends at once if the question is answerable there, is no crop, and not read again:
+    `confident=False`. Raises AttnLensError for options of the wrong kind, and for a model that answers neither yes nor
+    no.
     """
+    check_kind("preset", preset, tree.Preset)
+    check_kind("prompts", prompts, Prompts)
     defaults = reading.lens.spec.defaults
-    settings = preset or tree.PRESETS.get(defaults.preset or "") or tree.Preset(defaults.window or 336, bias=0.2)
-    prompts = prompts or PROMPTS.get(defaults.preset or "", Prompts())
+    named = preset if preset is not None else tree.PRESETS.get(defaults.preset or "")
+    settings = named if named is not None else tree.Preset(defaults.window or WINDOW, bias=0.2)
+    prompts = prompts if prompts is not None else PROMPTS.get(defaults.preset or "", Prompts())
     names = chosen_targets(reading.lens, question, targets)
     found: list[Found] = []
     for name in names:
@@ -128,11 +144,13 @@ def _searched(asked: _Asked, number: int, settings: tree.Preset, target: str, to
 
 
 def _gathered(reading: Reading, found: Sequence[Found], side: float) -> list[Found]:
-    """The regions of each image enlarged, and joined where they are near."""
+    """The regions of each image enlarged, and joined where they are near; all of the only image is no region of it."""
     regions = []
     for number, image in enumerate(reading.images):
         own = [region for region in found if region.image == number]
         score = max((region.score for region in own), default=0.0)
         boxes = tree.gathered([region.box for region in own], image.size, side)
+        if len(reading.images) == 1 and Box(0, 0, *image.size) in boxes:
+            return [Found(Box(0, 0, *image.size), 0.0, False)]
         regions += [Found(box, score, True, number) for box in boxes]
     return sorted(regions, key=lambda region: -region.score)

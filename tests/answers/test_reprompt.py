@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
@@ -141,6 +142,13 @@ def test_a_box_may_be_a_found_or_four_numbers_of_the_first_image(box):
     one, other = two_images()
     for stage in STAGES:
         assert pictures(stage, (one, other), [box]) == pictures(stage, (one, other), [Box(*FIRST)])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_boxes_may_be_an_array(stage):
+    for boxes in ([FIRST, SECOND], [FIRST]):
+        assert pictures(stage, two_images(), np.array(boxes)) == pictures(stage, two_images(), boxes)
+    assert pictures(stage, two_images(), np.zeros((0, 4))) == pictures("alone", two_images(), [])
 
 
 def test_of_one_box_the_canvas_and_the_union_are_its_crop():

@@ -66,6 +66,12 @@ def test_each_crop_is_asked_about_by_itself(lens):
     assert (there.yes, there.mass) == pytest.approx((alone.yes, alone.mass), abs=1e-5)
 
 
+@pytest.mark.parametrize("boxes", [[], np.zeros((0, 4))], ids=type)
+def test_of_no_crop_there_is_no_verdict(lens, boxes):
+    scene = scenes.sized(1, "small", split="validation", task="read")
+    assert verify_crops(lens.read(scene.image), boxes, QUESTION.format(colour="red")) == []
+
+
 def test_a_question_that_is_not_answered_with_yes_or_no_is_refused(lens):
     scene = scenes.sized(1, "large", split="validation", task="read")
     with pytest.raises(AttnLensError, match=r"neither with yes nor with no.*Answer Yes or No"):

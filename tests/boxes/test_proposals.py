@@ -298,12 +298,39 @@ def test_a_transferred_preset_obeys_the_papers_rules_where_they_can_be_met(layer
         ({"layers": (0, 4), "smallest": 7}, "smallest <= largest"),
         ({"layers": (0, 4), "anchors": 10}, "few_anchors <= anchors"),
         ({"layers": (0, 4), "keep": 2}, "keep is 2"),
+        ({"layers": (0, 99), "depth": 32}, "of 32 layers; expected .first, end."),
+        *(({"layers": layers}, "layers is ") for layers in (3, "ab", (1,), (0.5, 1.5), (True, 3), (-1, 2), None)),
+        *(({"layers": (1, 3), "depth": depth}, "depth is ") for depth in (0, -4, "4", True, 4.0)),
+        *(
+            ({"layers": (1, 3), name: value}, f"{name} is {value!r}")
+            for name, value in [
+                ("anchors", "x"), ("anchors", 40.5), ("few_anchors", 0), ("smallest", 0), ("largest", 5.0),
+                ("distance", -1), ("distance", math.nan), ("distance", None), ("threshold", None), ("threshold", True),
+                ("iou", 1), ("iou", "x"), ("keep", math.nan), ("apart", -1), ("apart", "x"), ("apart", math.nan),
+            ]
+        ),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_contradictory_presets_are_refused(options, words):
     with pytest.raises(AttnLensError, match=words):
         focus.Preset(**options)
+
+
+@pytest.mark.parametrize(
+    ("layers", "of", "depth", "expected"),
+    [
+        ((14, 32), 32, 32, (14, 31)),
+        ((14, 32), 32, 4, (2, 3)),
+        ((21, 28), 28, 32, (24, 31)),
+        ((30, 32), 32, 4, (3, 3)),
+        ((31, 32), 32, 1, (0, 0)),
+        ((0, 1), 32, 4, (0, 0)),
+        ((1, 3), None, 4, (1, 2)),
+    ],
+)
+def test_the_layers_of_a_preset_are_there_in_a_model_of_any_depth(layers, of, depth, expected):
+    assert focus.Preset(layers, of).layers_of(depth) == expected
 
 
 @pytest.mark.parametrize(

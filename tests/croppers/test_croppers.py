@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import zlib
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,7 +183,64 @@ def test_a_box_that_cannot_be_used_is_an_error_that_names_the_function(boxes, wo
             cropper(picture(), QUESTION)
 
 
-@pytest.mark.parametrize("scores", [[], [1.0], [0, 0, math.nan, 0], [0, 0, 0, math.inf]], ids=str)
+class Nameless:
+    def __call__(self, *_):
+        return None
+
+
+def test_an_error_names_what_a_function_is_called_however_it_is_made():
+    def mine(boxes, *_):
+        return boxes
+
+    for function, name in ((partial(mine, None), "mine"), (Nameless(), "Nameless"), (lambda *_: 3, "<lambda>")):
+        with pytest.raises(AttnLensError, match=f"^{name} gave .*expected a list of boxes"):
+            external(function)(picture(), QUESTION)
+
+
+def test_a_cropper_is_a_function_too_and_its_boxes_keep_their_scores():
+    boxes, scores = [(0, 0, 10, 20), (50, 10, 90, 30), (100, 0, 110, 10)], [0.5, 7.0, -2.0]
+    inner = ranked(lambda image: boxes, lambda crops, question: scores, count=3)
+    assert external(inner)(picture(), QUESTION) == inner(picture(), QUESTION)
+    assert [one.score for one in external(inner)(picture(), QUESTION)] == [7.0, 0.5, -2.0]
+    nothing = ranked(lambda image: [], len)
+    assert external(nothing)(picture(), QUESTION) == nothing(picture(), QUESTION)
+    with pytest.raises(AttnLensError, match="score of Found.*no finite number"):
+        external(lambda *_: [Found(Box(0, 0, 5, 5), math.nan, True)])(picture(), QUESTION)
+
+
+def test_a_box_given_twice_is_one():
+    found = external(lambda *_: [(0, 0, 10, 10), (50, 10, 90, 50), (0, 0, 10, 10)])(picture(), QUESTION)
+    assert [one.box for one in found] == [(0, 0, 10, 10), (50, 10, 90, 50)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        iter,
+        tuple,
+        np.float32,
+        lambda scores: torch.tensor(scores, requires_grad=True),
+        lambda scores: torch.tensor(scores, dtype=torch.bfloat16),
+        lambda scores: [torch.tensor(score, requires_grad=True) for score in scores],
+        lambda scores: (np.float16(score) for score in scores),
+    ],
+    ids=["iterator", "tuple", "array", "gradient", "bfloat16", "tensors", "generator"],
+)
+def test_scores_may_be_of_any_kind_that_holds_numbers(make):
+    boxes, scores = [(0, 0, 10, 10), (50, 10, 90, 50)], [1.0, 2.5]
+    found = ranked(lambda image: boxes, lambda crops, question: make(scores), count=2)(picture(), QUESTION)
+    assert [(one.box, one.score) for one in found] == [(boxes[1], 2.5), (boxes[0], 1.0)]
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [], [1.0], [0, 0, math.nan, 0], [0, 0, 0, math.inf], None, 3, "abcd", [*"1234"], [1j, 0, 0, 0], [None] * 4,
+        {0: 1, 1: 2, 2: 3, 3: 4}, {1.0, 2.0, 3.0, 4.0}, [[1], [2], [3], [4]], np.zeros((4, 1)),
+        torch.zeros(4, dtype=torch.complex64),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_scores_that_are_not_one_finite_number_for_each_crop_are_refused(scores):
     with pytest.raises(AttnLensError, match="for 4 crops; expected one finite number"):
         clip(lambda crops, question: scores)(picture(), QUESTION)
@@ -194,7 +252,18 @@ def test_scores_that_are_not_one_finite_number_for_each_crop_are_refused(scores)
         (lambda: clip(len, rounds=0), "rounds is 0"),
         (lambda: clip(len, cut=0), "cut is 0"),
         (lambda: clip(len, cut=1), "cut is 1"),
+        (lambda: clip(len, rounds="3"), "rounds is '3'"),
+        (lambda: clip(len, cut="0.1"), "cut is '0.1'"),
+        (lambda: clip(len, cut=None), "cut is None"),
         (lambda: ranked(len, len, count=0), "count is 0"),
+        (lambda: ranked(len, len, iou=2), "iou is 2"),
+        (lambda: ranked(len, len, iou=-0.1), "iou is -0.1"),
+        (lambda: ranked(len, len, iou=math.nan), "iou is nan"),
+        (lambda: ranked(len, len, iou="0.3"), "iou is '0.3'"),
+        (lambda: detector("nowhere/at-all", threshold="x"), "threshold is 'x'"),
+        (lambda: segmenter("nowhere/at-all", quality=None), "quality is None"),
+        (lambda: segmenter(*tiny_clip()), "model is a CLIPModel; expected a SamModel"),
+        (lambda: clip_scorer(*tiny_sam()), "model is a SamModel; expected a CLIPModel"),
         (lambda: clip_scorer("nowhere/at-all", batch=0), "batch is 0"),
         (lambda: clip_scorer("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
         (lambda: detector("nowhere/at-all", threshold=1), "threshold is 1"),
@@ -231,6 +300,11 @@ def test_a_question_longer_than_clip_reads_is_an_error_not_a_cut():
     scorer = clip_scorer(*tiny_clip())
     with pytest.raises(AttnLensError, match="tokens, and CLIPModel reads 24"):
         scorer([picture()], "is there a " * 20)
+
+
+def test_a_text_that_is_none_is_refused():
+    with pytest.raises(AttnLensError, match="text is 3; expected a str"):
+        clip_scorer(*tiny_clip())([picture()], 3)
 
 
 def yolos_queries(model, inputs):

@@ -11,7 +11,9 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 import attnlens
 from attnlens.adapters import AdapterSpec
 from attnlens.errors import AttnLensError
+from attnlens.lens.saying import say
 from attnlens.lens.tracer import Site
+from attnlens.maps import relative_attention
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -26,7 +28,7 @@ def lens_of(adapter: Any = "llava", **options: Any) -> Any:
     return attnlens.load(model=model, processor=processor, adapter=adapter)
 
 
-@pytest.mark.parametrize("question", ["", "   ", None, 7])
+@pytest.mark.parametrize("question", ["", "   ", None, 7, ["what is it?"]])
 def test_a_question_without_text_is_refused(question: Any) -> None:
     with pytest.raises(AttnLensError, match="expected some text"):
         lens_of().read(tiny.images("square", 1)[0]).trace(question)
@@ -42,7 +44,7 @@ def test_a_prompt_over_the_context_length_is_refused_before_the_model_runs() -> 
     reading = lens.read(tiny.images("square", 1)[0])
     with pytest.raises(AttnLensError, match="context holds 100"):
         reading.trace("what is it? " * 50)
-    with pytest.raises(AttnLensError, match="fewer new tokens"):
+    with pytest.raises(AttnLensError, match="context holds 100.*new tokens"):
         reading.answer("what is it?", max_new_tokens=90)
 
 
@@ -51,9 +53,22 @@ def test_an_image_that_alone_is_over_the_context_length_is_refused() -> None:
         lens_of(max_position_embeddings=40).read(tiny.images("square", 1)[0])
 
 
-def test_no_new_tokens_is_refused() -> None:
-    with pytest.raises(AttnLensError, match="max_new_tokens is 0"):
-        lens_of().read(tiny.images("square", 1)[0]).answer(QUESTION, max_new_tokens=0)
+@pytest.mark.parametrize("count", [0, -1, "x", None, 1.5, True])
+def test_a_number_of_new_tokens_that_is_none_is_refused(count: Any) -> None:
+    lens = lens_of()
+    with pytest.raises(AttnLensError, match=f"max_new_tokens is {count!r}"):
+        lens.read(tiny.images("square", 1)[0]).answer(QUESTION, max_new_tokens=count)
+    with pytest.raises(AttnLensError, match=f"max_new_tokens is {count!r}"):
+        say(lens, "what is it?", max_new_tokens=count)
+
+
+@pytest.mark.parametrize("number", ["0", None, 1.0, True, -1, 1])
+def test_an_image_that_was_not_read_is_refused(number: Any) -> None:
+    reading = lens_of().read(tiny.images("square", 1)[0])
+    with pytest.raises(AttnLensError, match=f"no image {number!r}"):
+        reading.image_at(number)
+    with pytest.raises(AttnLensError, match=f"no image {number!r}"):
+        relative_attention(reading, QUESTION, image=number)
 
 
 def test_an_empty_list_of_images_is_refused() -> None:

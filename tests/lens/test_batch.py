@@ -57,3 +57,9 @@ def test_a_batch_of_nothing_is_refused(batch):
     lens = tiny_lens("llava", adapters.for_model_type("llava"))
     with pytest.raises(attnlens.AttnLensError, match="whole number of images"):
         lens.next_tokens(noise(1, (80, 80)), QUESTION, batch=batch)
+
+
+def test_no_image_is_refused():
+    lens = tiny_lens("llava", adapters.for_model_type("llava"))
+    with pytest.raises(attnlens.AttnLensError, match="the list is empty"):
+        lens.next_tokens([], QUESTION)

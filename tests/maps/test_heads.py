@@ -152,11 +152,22 @@ def test_a_trained_model_s_focused_heads_look_at_the_target():
         ([(0, 2)], "no head 2 at layer 0"),
         ([(0, -1)], "no head -1"),
         ([], "the list is empty"),
+        *(
+            (heads, "expected pairs")
+            for heads in [[1], "x", [(2,)], [(2, 1, 3)], 3, (2, 1), {"a": 1}, [(2.0, 1.0)], [[2, "1"]], [(True, 0)]]
+        ),
     ],
 )
 def test_a_head_that_is_not_there_is_named(heads, message):
     with pytest.raises(AttnLensError, match=message):
         maps.head_attention(lens_of("llava").read(tiny.images("square", 1)), QUESTION, heads)
+
+
+@pytest.mark.parametrize("heads", [[[2, 1], [0, 0]], np.array([(2, 1), (0, 0)])], ids=type)
+def test_heads_may_be_lists_or_an_array(heads):
+    reading = lens_of("llava").read(tiny.images("square", 1))
+    expected = maps.head_attention(reading, QUESTION, [(2, 1), (0, 0)]).values
+    np.testing.assert_array_equal(maps.head_attention(reading, QUESTION, heads).values, expected)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ def plain(cosines: np.ndarray, words: list[int], columns: list[int]) -> np.ndarr
         product *= total
         product /= product.sum()
     return product
+
+
+@pytest.fixture(scope="module")
+def reading():
+    return tiny_lens("llava", adapters.find("llava")).read(sample_images()[0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,13 +119,62 @@ def test_a_target_alone_is_put_into_the_existence_question():
     ("options", "message"),
     [
         ({"target": "   "}, "expected some words"),
-        ({"target": "red sign", "layers": (50, 60)}, "No layer from 50 to 60"),
+        ({"target": 3}, "expected some words"),
+        ({"target": ["a"]}, "expected some words"),
+        ({"image": 2}, "no image 2"),
+        ({"image": -1}, "no image -1"),
+        ({"image": "0"}, "no image '0'"),
+        *(
+            ({"layers": layers}, "two whole numbers in order from 0 to 2")
+            for layers in [(50, 60), (0, 99), (-5, 0), (2, 1), (0.5, 1.5), (0,), (), 2, "12", (True, 2)]
+        ),
     ],
 )
-def test_what_cannot_be_used_is_said(options, message):
-    lens = tiny_lens("llava", adapters.find("llava"))
+def test_what_cannot_be_used_is_said(reading, options, message):
     with pytest.raises(AttnLensError, match=message):
-        maps.value_similarity(lens.read(sample_images()[0]), QUESTION, **options)
+        maps.value_similarity(reading, QUESTION, **{"target": "red sign", **options})
+
+
+@pytest.mark.parametrize("question", [["is there a red sign?"], 3, None])
+def test_a_question_that_is_no_text_is_said_although_the_target_has_one_of_its_own(reading, question):
+    with pytest.raises(AttnLensError, match="expected some text"):
+        maps.value_similarity(reading, question, target="red sign")
+
+
+def test_layers_that_are_there_and_hold_no_values_are_said(reading, monkeypatch):
+    def of_the_last(question, words):
+        found = type(reading).value_similarity(reading, question, words)
+        return replace(found, cosines=found.cosines[-1:], layers=found.layers[-1:])
+
+    monkeypatch.setattr(reading, "value_similarity", of_the_last)
+    with pytest.raises(AttnLensError, match="No layer from 0 to 1"):
+        maps.value_similarity(reading, QUESTION, target="red sign", layers=(0, 1))
+
+
+@pytest.mark.parametrize("words", [(10_000,), (-1,)])
+def test_positions_that_the_cache_does_not_hold_are_said(reading, words):
+    with pytest.raises(AttnLensError, match="expected positions from 0 to"):
+        reading.value_similarity(QUESTION, words)
+
+
+@pytest.mark.parametrize("question", ["What is written on the Pink sign?", "Where is the Walrus sign?"])
+@pytest.mark.parametrize("name", ["pocket/llava", "pocket/qwen2_5_vl"])
+def test_without_a_target_the_whole_question_is_it_whatever_the_tokenizer_makes_of_it(name, question):
+    lens = attnlens.load(name)
+    reading = lens.read(sample_images()[0])
+    ids = reading.prompt(question).ids[0].tolist()
+    asked = lens.tokenizer.encode(question, add_special_tokens=False)
+    (start,) = (at for at in range(len(ids)) if ids[at : at + len(asked)] == asked)
+    seen = reading.value_similarity(question, range(start, start + len(asked)))
+    chosen = [index for index, layer in enumerate(seen.layers) if in_value_layers(lens, layer, len(seen.layers))]
+    expected = plain(seen.cosines[chosen].astype(float), list(seen.words), list(seen.columns[0]))
+    found = maps.value_similarity(reading, question)
+    np.testing.assert_allclose(found.values.ravel(), expected, rtol=1e-4, atol=1e-7)
+
+
+def in_value_layers(lens, layer, depth):
+    first, last = lens.value_layers or (depth // 2, depth)
+    return first <= layer <= last
 
 
 def test_behind_a_connector_with_attention_there_is_no_such_map():

@@ -175,6 +175,8 @@ def test_the_model_and_the_reading_are_left_as_they_were(model_type):
         ((10_000,), "stands behind the end of the prompt"),
         ((), "no words"),
         ("green sign", "does not hold the target"),
+        (3, "part of the question, or positions"),
+        (["a"], "part of the question, or positions"),
     ],
 )
 def test_words_that_do_not_look_at_the_images_are_refused(words, message):
@@ -302,6 +304,13 @@ def test_a_target_that_the_question_does_not_hold_is_searched_for():
     np.testing.assert_array_equal(alone.values, asked.values)
 
 
+@pytest.mark.parametrize("question", ["Where?", "Where is the walrus?"])
+def test_a_target_that_the_tokenizer_has_no_token_for_is_said(question):
+    reading = attnlens.load("pocket/llava").read(tiny.images("square", 1))
+    with pytest.raises(AttnLensError, match="no token for 'walrus'"):
+        maps.word_attention(reading, question, target="walrus")
+
+
 def test_without_a_target_the_whole_question_is_searched_for():
     reading = lens_of("llava").read(tiny.images("square", 1))
     found = maps.word_attention(reading, QUESTION, layer=1)
@@ -359,6 +368,10 @@ def test_a_trained_model_s_words_look_at_the_target():
         ({"target": TARGET, "sigma": math.inf}, "sigma is inf"),
         ({"target": TARGET, "layer": 99}, "no layer 99"),
         ({"target": TARGET, "image": 2}, "no image 2"),
+        *(({"target": TARGET, "image": image}, "no image") for image in ["0", None, 0.0, True, -1]),
+        ({"target": 3}, "expected some words"),
+        ({"target": ["a"]}, "expected some words"),
+        ({"target": TARGET, "instruction": True}, "instruction is True"),
         ({"target": TARGET, "sinks": "drop"}, "expected 'keep'"),
     ],
 )

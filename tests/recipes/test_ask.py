@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import attnlens
 from attnlens import answers, boxes, maps, recipes
 from attnlens.boxes import Found
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box
+from attnlens.geometry import Box, Grid
+from attnlens.recipes import Look
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -134,6 +137,14 @@ def test_a_result_saves_its_picture_and_makes_the_folder(lens: Any, image: Image
         ({"recipe": "none", "layer": 1}, "looks for nothing"),
         ({"recipe": "pure-grad", "layer": 1}, "no option layer"),
         ({"recipe": "rel-att", "layer": 44}, "no layer 44"),
+        ({"recipe": "rel-att", "layer": True}, "no layer True"),
+        ({"recipe": "rel-att", "box": 3}, "takes no box, but got 3"),
+        ({"recipe": "rel-att", "colour": 1}, r"Expected: ((?!image)\w+, )+(?!image)\w+\.$"),
+        ({"recipe": "human", "box": (5, 5, 1, 1), "gate": 0}, "x1 < x2"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": "3"}, "max_new_tokens is '3'"),
+        ({"count": True}, "count is True"),
+        ({"recipe": attnlens.Recipe(look=lambda reading, question, **_: Look([])), "count": 0}, "count is 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
@@ -151,6 +162,18 @@ def test_arguments_that_do_not_fit_are_refused(
         ("map: {name: input-gradient, layer: 3}", "layer"),
         ("search: {window: -4}\nmap: {name: input-gradient}", "search.window"),
         ("- 1", "the file"),
+        ("map: {name: input-gradient}\ntiles: true", "tiles: found True"),
+        ("map: {name: input-gradient}\ngate: true", "gate: found True"),
+        ("map: {name: input-gradient}\ngate: '0.5'", "gate: found '0.5'"),
+        ("map: {name: input-gradient}\nsearch: {window: true}", "search.window: found True"),
+        ("map: {name: input-gradient}\nsearch: {window: '120'}", "search.window: found '120'"),
+        ("map: {name: input-gradient}\nsearch: {count: true}", "search.count: found True"),
+        ("map: {name: input-gradient}\nsearch: {count: '2'}", "search.count: found '2'"),
+        ("map: {name: input-gradient, image: 1}", "each gets its map"),
+        ("map: []", "the key map, but names no map"),
+        ("map:", "the key map, but names no map"),
+        ("combine: average", "the key combine, but names no map"),
+        ("search: {window: 100}\ntiles: 100", "the key search, tiles, but names no map"),
     ],
 )
 def test_a_recipe_file_that_does_not_fit_says_where(tmp_path: Path, text: str, message: str) -> None:
@@ -158,6 +181,114 @@ def test_a_recipe_file_that_does_not_fit_says_where(tmp_path: Path, text: str, m
     file.write_text(text)
     with pytest.raises(AttnLensError, match=message):
         recipes.named(file)
+
+
+def test_a_recipe_file_takes_whole_numbers_where_others_would_do(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("map: {name: input-gradient}\nsearch: {window: 120}\ngate: 1\ntiles: 700\n")
+    recipe = recipes.named(file)
+    assert (recipe.search.keywords, recipe.gate, recipe.tiles) == ({"window": 120}, 1, 700)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ({"search": boxes.search}, "has search, but no map"),
+        ({"tiles": 100}, "has tiles, but no map"),
+        ({"look": lambda reading, question: Look([]), "tiles": 100}, "has tiles, but no map"),
+        ({"map": "relative-attention"}, "map is 'relative-attention'.*-> ImportanceMap"),
+        ({"map": max}, "map is <built-in function max>.*-> ImportanceMap"),
+        ({"map": maps.relative_attention, "search": 3}, r"search is 3.*-> list\[Found\]"),
+        ({"look": "focus"}, "look is 'focus'.*-> Look"),
+        ({"answer": None}, "answer is None.*-> Answer"),
+        ({"answer": "append"}, "answer is 'append'.*-> Answer"),
+        ({"gate": True}, "gate is True"),
+        ({"gate": "x"}, "gate is 'x'"),
+        ({"gate": math.nan}, "gate is nan"),
+        ({"gate": 1.5}, "gate is 1.5"),
+    ],
+)
+def test_stages_that_do_not_go_together_are_no_recipe(stages: dict[str, Any], message: str) -> None:
+    with pytest.raises(AttnLensError, match=message):
+        attnlens.Recipe(**stages)
+
+
+def two_images() -> Any:
+    """What a recipe asks of a reading of two images, for maps that ask for nothing more."""
+    defaults = SimpleNamespace(window=None)
+    return SimpleNamespace(images=(None, None), lens=SimpleNamespace(spec=SimpleNamespace(defaults=defaults)))
+
+
+def numbered(reading: Any, question: str, *, image: int = 0, **options: Any) -> attnlens.ImportanceMap:
+    """A map that says which image it is of, and the options it got, in its cells."""
+    return attnlens.ImportanceMap(np.full((1, 2), image + options.get("layer", 0)), Grid.regular(1, 2, (10, 10)))
+
+
+def test_of_several_images_a_region_that_stands_out_comes_before_one_that_does_not() -> None:
+    def search(importance: attnlens.ImportanceMap) -> list[Found]:
+        return [Found(Box(0, 0, 5, 5), *((0.0, False) if importance.values[0, 0] == 0 else (-1.0, True)))]
+
+    seen = attnlens.Recipe(map=numbered, search=search).seen(two_images(), QUESTION)
+    assert seen.found == [Found(Box(0, 0, 5, 5), -1.0, True, image=1)]
+    assert seen.importance.values[0, 0] == 1
+
+
+def test_options_that_only_a_map_with_any_takes_go_to_it() -> None:
+    def search(importance: attnlens.ImportanceMap, count: int = 1) -> list[Found]:
+        return [Found(Box(0, 0, 5, 5), float(importance.values[0, 0]), True)] * count
+
+    seen = attnlens.Recipe(map=numbered, search=search).seen(two_images(), QUESTION, layer=2, count=3)
+    assert [one.score for one in seen.found] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("given", [None, [], [(0, 0, 5, 5)], "x", 3])
+def test_a_search_that_gives_no_region_is_named(given: Any) -> None:
+    def mine(importance: attnlens.ImportanceMap) -> Any:
+        return given
+
+    with pytest.raises(AttnLensError, match="The search mine gave .*expected a list of attnlens.boxes.Found"):
+        attnlens.Recipe(map=numbered, search=mine).seen(two_images(), QUESTION)
+
+
+@pytest.mark.parametrize("given", [None, [], Look([(0, 0, 5, 5)]), Look(None)])
+def test_a_look_that_gives_none_is_named(given: Any) -> None:
+    def mine(reading: Any, question: str) -> Any:
+        return given
+
+    with pytest.raises(AttnLensError, match=r"The look mine gave .*expected attnlens.recipes.Look\(found\)"):
+        attnlens.Recipe(look=mine).seen(two_images(), QUESTION)
+
+
+def test_an_answer_that_is_none_is_named(lens: Any, image: Image.Image) -> None:
+    def mine(reading: Any, regions: Any, question: str, max_new_tokens: int) -> str:
+        return "7"
+
+    recipe = attnlens.Recipe(answer=mine)
+    with pytest.raises(AttnLensError, match="The answer mine gave '7'; expected an Answer"):
+        attnlens.ask(lens, image, QUESTION, recipe, box=(0, 0, 50, 50), max_new_tokens=1)
+
+
+@pytest.mark.parametrize("question", ["", "  ", None, 3])
+def test_a_question_is_some_text_or_nothing_is_run(image: Image.Image, question: Any) -> None:
+    with pytest.raises(AttnLensError, match="The question is .*expected some text"):
+        attnlens.ask(None, image, question, recipes.external(lambda image, question: pytest.fail("was run")))
+
+
+def test_a_warning_says_how_few_stood_out_unless_the_model_was_sure(
+    lens: Any, image: Image.Image, recwarn: pytest.WarningsRecorder
+) -> None:
+    nothing = recipes.external(lambda image, question: [])
+    result = attnlens.ask(lens, image, QUESTION, nothing, count=3, gate=0, max_new_tokens=1)
+    assert result.sure
+    assert not recwarn
+    with pytest.warns(UserWarning, match="3 regions were asked for, and 0 stood out"):
+        result = attnlens.ask(lens, image, QUESTION, nothing, count=3, max_new_tokens=1)
+    assert not result.sure
+
+
+def test_a_prompt_that_is_too_long_is_told_of_every_remedy(lens: Any) -> None:
+    with pytest.raises(AttnLensError, match="fewer or smaller images, or ask for fewer regions .count=. or new tokens"):
+        lens.check_context(10**9)
 
 
 def test_every_recipe_has_a_card_of_single_lines() -> None:

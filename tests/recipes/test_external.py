@@ -61,6 +61,11 @@ class Shown:
         return self.boxes
 
 
+class Nameless:
+    def __call__(self, image, question):
+        return [(0, 0, 10)]
+
+
 def redness(crops, text):
     """How red a crop is, on the whole: a CLIP that knows one colour."""
     pixels = [np.asarray(crop, dtype=float).mean(axis=(0, 1)) for crop in crops]
@@ -167,6 +172,22 @@ def test_all_boxes_of_a_function_are_crops_or_as_many_as_are_asked_for(lens, sce
     assert shown.images[0].size == scene.image.size
 
 
+def test_a_cropper_is_a_recipe_and_a_box_given_twice_is_one_crop(lens, scene):
+    shown = Shown([*BOXES[:2], BOXES[0]], favourite=60 * 60)
+    cropper = croppers.ranked(shown.regions, shown.scorer, count=2)
+    result = attnlens.ask(lens, scene.image, QUESTION, recipe=external(cropper))
+    assert result.found == cropper(scene.image, QUESTION)
+    assert result.boxes == [Box(200, 100, 260, 160), Box(10, 10, 50, 50)]
+    assert attnlens.ask(lens, scene.image, QUESTION, recipe=external(shown.function)).boxes == result.boxes[::-1]
+
+
+def test_a_folder_of_another_model_says_which_is_expected(lens, scene, tmp_path):
+    for part in tiny_clip():
+        part.save_pretrained(tmp_path)
+    with pytest.raises(AttnLensError, match="a CLIPModel; expected a SamModel.*segmenter= is where to say which"):
+        attnlens.ask(lens, scene.image, QUESTION, recipe="sam", segmenter=tmp_path, scorer=redness)
+
+
 def test_models_in_folders_choose_what_their_parts_choose(lens, scene, tmp_path):
     ready = {"scorer": tiny_clip(), "detector": tiny_yolos(), "segmenter": tiny_sam()}
     for name, parts in ready.items():
@@ -241,5 +262,8 @@ def test_a_function_that_gives_no_box_is_named(lens, scene):
         attnlens.ask(lens, scene.image, QUESTION, recipe=external(mine))
     with pytest.raises(AttnLensError, match="^mine_too gave a box that cannot be used"):
         attnlens.ask(lens, scene.image, QUESTION, recipe="yolo", detector=mine_too, scorer=redness)
+    for function, name in ((partial(mine), "mine"), (Nameless(), "Nameless")):
+        with pytest.raises(AttnLensError, match=f"^{name} gave a box that cannot be used"):
+            attnlens.ask(lens, scene.image, QUESTION, recipe=external(function))
     with pytest.raises(AttnLensError, match="external\\(\\) got 'mine'; expected a function"):
         external("mine")

@@ -161,6 +161,7 @@ def test_targets_are_given_named_by_the_model_or_the_questions_own(lens, monkeyp
     assert chosen_targets(lens, QUESTION) == ["red sign"]
     assert chosen_targets(lens, QUESTION, "model") == ["owl"]
     assert chosen_targets(lens, QUESTION, ("all dogs", " the cat ")) == ["all dogs", "the cat"]
+    assert chosen_targets(lens, QUESTION, ["Red sign", "thing", "red sign ", "RED SIGN"]) == ["Red sign", "thing"]
 
 
 @pytest.mark.parametrize("given_", ["red sign", [], [""], ["dog", " "], [3], 7], ids=repr)
