@@ -263,7 +263,7 @@ def is_whole(value: object) -> bool:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def overlaps(spans: Spans, start: float, stop: float) -> npt.NDArray[np.float64]:
