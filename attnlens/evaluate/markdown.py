@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attnlens.evaluate import paper
-from attnlens.evaluate.conditions import BY_TASK, EXTERNAL
+from attnlens.evaluate.conditions import BY_TASK, EXTERNAL, SEVERAL
 from attnlens.evaluate.plan import HIGH, SIZES, TASKS
 from attnlens.evaluate.scoring import RESAMPLES
 from attnlens.evaluate.tables import BINS, recipes
@@ -193,7 +193,7 @@ def _kinds(numbers: Numbers) -> list[str]:
 def _several(numbers: Numbers) -> list[str]:
     rows = []
     for model, found in numbers["several"].items():
-        for name, row in found.items():
+        for name, row in ((one, found[one]) for one in SEVERAL if one in found):
             changes = ["-" if row[one] is None else _interval(row[one], sign=True) for one in ("gain", "second")]
             rows.append([model, name, str(row["accuracy"]["count"]), _interval(row["accuracy"]), *changes])
     if not rows:
