@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise, repeat
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from attnlens.boxes.search import Found
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, checked_size, is_count, is_number, is_whole
+
+Variant = Literal["released", "thorough"]
+"""Whose search it is: that of ZoomEye's released code, or ours, which differs as `find_one` says."""
 
 LONG = 2
 """From this ratio of its sides on, a box is cut into four along the longer one only."""
@@ -71,7 +74,9 @@ class Preset:
     be found. `start`, `floor`, `falls`: the answering confidence that ends the search, the least it falls to, and by
     how much it falls each time (the last fall repeats). `scale`: boxes are enlarged to this many input sides. `depth`,
     `depth_of_all`: how often an image is cut when one target is looked for, and when all are. `least`: the existing
-    confidence from which a region counts as one of several.
+    confidence from which a region counts as one of several. `variant`: "released", the search of the released code, or
+    "thorough", ours; the two differ as `find_one` says, and in that the released code shows the model each region
+    enlarged to `scale` input sides while it searches (`enlarged`).
     """
 
     input_side: int
@@ -83,6 +88,7 @@ class Preset:
     depth: int = 5
     depth_of_all: int = 2
     least: float = 0.6
+    variant: Variant = "released"
 
     def __post_init__(self) -> None:
         if not is_count(self.input_side):
@@ -101,6 +107,8 @@ class Preset:
             raise AttnLensError(f"scale is {self.scale!r}; expected a number above 0, 1 for the input side itself.")
         if not (is_number(self.least) and -1 <= self.least <= 1):
             raise AttnLensError(f"least is {self.least!r}; expected a confidence from -1 to 1.")
+        if self.variant not in get_args(Variant):
+            raise AttnLensError(f"variant is {self.variant!r}; expected one of {', '.join(get_args(Variant))}.")
         for name in ("depth", "depth_of_all"):
             cuts = getattr(self, name)
             if not (is_whole(cuts) and cuts >= 0):
@@ -108,14 +116,13 @@ class Preset:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """The thresholds one after the other, from `start` down to what is not below `floor`."""
+        """The thresholds one after the other, from `start` down to what is not below `floor`; as released, and the one
+        that is: the code lowers the threshold first, and checks afterwards whether it is too low."""
         levels = [self.start]
-        for fall in chain(self.falls, repeat(self.falls[-1])):
-            lower = round(levels[-1] - fall, 9)  # so that falls of 0.1 reach a floor of 0 exactly
-            if lower < self.floor:
-                break
-            levels.append(lower)
-        return tuple(levels)
+        falls = chain(self.falls, repeat(self.falls[-1]))
+        while levels[-1] >= self.floor:
+            levels.append(round(levels[-1] - next(falls), 9))  # so that falls of 0.1 reach a floor of 0 exactly
+        return tuple(levels if self.variant == "released" else levels[:-1])
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -189,39 +196,54 @@ def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom:
     The region of highest priority is taken next (the first put in of equals), starting with the whole. If its answering
     confidence is at least the threshold, it is the one; otherwise its parts join the queue, at two questions each.
     After 3 D regions (D: how deep this tree is), and after every two more, the threshold falls by a level, and the best
-    region so far is taken if it passes (the first of equals). `to_bottom`: nothing is taken, nor given up, before a
-    region that is cut no further has been looked at (for questions with several targets).
+    region so far is taken if it passes (the first of equals). `to_bottom`, for questions with several targets: nothing
+    is taken, nor given up, before a region that is cut no further has been looked at, and then, as released, the
+    deepest region that passes is taken, of equally deep ones the surest.
 
-    `score` is the answering confidence. Where the threshold would fall below its floor, nothing was found: the whole
-    image, score 0, `confident=False`. When every region has been looked at, the threshold falls to its last level at
-    once. Raises AttnLensError for confidences that are not one number from -1 to 1 for each box.
+    `score` is the answering confidence. Nothing found: the whole image, score 0, `confident=False`. As released that is
+    so when no region passes the first threshold below the floor, and when every region has been looked at. The variant
+    "thorough" takes no threshold below the floor, always takes the surest region, and lets the threshold fall to its
+    last level at once when every region has been looked at. Raises AttnLensError for confidences that are not one
+    number from -1 to 1 for each box.
     """
+    released = preset.variant == "released"
     nothing = Found(root.box, 0.0, False)
     levels, level = preset.levels, 0
-    deepest, seen, reached = root.deepest, 0, False
+    deepest, reached = root.deepest, False
     queue: list[tuple[float, int, Node]] = [(0.0, 0, root)]
     put_in = 1
-    best, highest = root, -math.inf
+    seen: list[tuple[float, Node]] = []
     while queue:
         node = heapq.heappop(queue)[2]
-        (confidence,) = _asked(confidences, "answering", [node.box])
-        if confidence > highest:
-            best, highest = node, confidence
-        seen += 1
+        seen.append((_asked(confidences, "answering", [node.box])[0], node))
         reached = reached or not node.children
         free = reached or not to_bottom
-        due = seen >= 3 * deepest and (seen - 3 * deepest) % 2 == 0
-        if due and highest < levels[level]:
-            if level + 1 < len(levels):
-                level += 1
-            elif free:
-                return nothing
-        if free and highest >= levels[level]:
-            return Found(best.box, highest, True)
+        due = len(seen) >= 3 * deepest and (len(seen) - 3 * deepest) % 2 == 0
+        gives_up = False
+        if due and _highest(seen) < levels[level]:
+            gives_up = level + 1 == len(levels)
+            level = min(level + 1, len(levels) - 1)
+        passing = [one for one in seen if one[0] >= levels[level]]
+        if free and passing:
+            return _taken(passing, by_depth=released and to_bottom)
+        if free and (gives_up or levels[level] < preset.floor):
+            return nothing
         for promise, part in _promising(node, confidences, deepest, preset.bias):
             heapq.heappush(queue, (-promise, put_in, part))
             put_in += 1
-    return Found(best.box, highest, True) if highest >= levels[-1] else nothing
+    if released or _highest(seen) < levels[-1]:
+        return nothing
+    return _taken(seen, by_depth=False)
+
+
+def _highest(seen: Sequence[tuple[float, Node]]) -> float:
+    return max(confidence for confidence, _ in seen)
+
+
+def _taken(passing: Sequence[tuple[float, Node]], by_depth: bool) -> Found:
+    """The surest of some regions, or of the deepest ones; the first of equals."""
+    confidence, node = max(passing, key=lambda one: (one[1].depth if by_depth else 0, one[0]))
+    return Found(node.box, confidence, True)
 
 
 def _promising(node: Node, confidences: Confidences, deepest: int, bias: float) -> list[tuple[float, Node]]:
@@ -258,14 +280,14 @@ def _kept(node: Node, scores: Mapping[Box, float], least: float) -> tuple[list[F
     return list(chain.from_iterable(found for found, _ in below)), max(highest, scores[node.box])
 
 
-def gathered(boxes: Sequence[Box], image_size: tuple[int, int], side: float, near: float = 50) -> list[Box]:
+def gathered(boxes: Sequence[Box], image_size: tuple[int, int], side: float, near: float = 100) -> list[Box]:
     """The boxes to show the model, of ints in original pixels: each at least `side` wide and high, near ones as one.
 
-    A smaller box is enlarged about its centre, moved to lie inside the image of (width, height), and cut where the
-    image is smaller (ZoomEye: the input side times the preset's `scale`). Two boxes that are at most `near` pixels
-    apart, across and down, become the smallest around both, until none are; order is by first member.
+    Each is `enlarged`. Two boxes that are at most `near` pixels apart, across and down, become the smallest around
+    both, until none are; order is by first member (the released code widens each box by 50 pixels, and joins what then
+    touches).
     """
-    joined = [_enlarged(box, image_size, side) for box in boxes]
+    joined = [enlarged(box, image_size, side) for box in boxes]
     while pair := next((p for p in combinations(range(len(joined)), 2) if _gap(*(joined[i] for i in p)) <= near), None):
         first, second = pair
         joined[first] = Box.around([joined[first], joined.pop(second)])
@@ -279,7 +301,10 @@ def _gap(one: Box, other: Box) -> float:
     return max(across, down)
 
 
-def _enlarged(box: Box, image_size: tuple[int, int], side: float) -> Box:
+def enlarged(box: Box, image_size: tuple[int, int], side: float) -> Box:
+    """A box of ints in original pixels, at least `side` wide and high (ZoomEye: the input side times the preset's
+    `scale`): a smaller one grows about its centre, is moved to lie inside the image of (width, height), and is cut
+    where the image is smaller."""
     whole = Box.from_any(box, image_size).to_pixels(image_size)
     x1, x2 = _stretched(int(whole.x1), int(whole.x2), side, image_size[0])
     y1, y2 = _stretched(int(whole.y1), int(whole.y2), side, image_size[1])

@@ -56,6 +56,8 @@ class _Asked:
     prompts: Prompts
     target: str
     question: str
+    side: float
+    """Pixels: regions are shown enlarged to at least this; 1 for as they are."""
     readings: dict[Box, Reading] = field(default_factory=dict)
     known: dict[tuple[str, Box], float] = field(default_factory=dict)
 
@@ -78,7 +80,8 @@ class _Asked:
         return [self.known[asked, box] for box in boxes]
 
     def _read(self, box: Box) -> Reading:
-        """A region is read once, whatever is asked about it."""
+        """What is shown of a region is read once, whatever is asked about it."""
+        box = tree.enlarged(box, self.image.size, self.side)
         if box not in self.readings:
             alone = len(self.whole.images) == 1 and box == Box(0, 0, *self.image.size)
             self.readings[box] = self.whole if alone else self.whole.lens.read(crop(self.image, box))
@@ -113,17 +116,19 @@ def look(
     named = preset if preset is not None else tree.PRESETS.get(defaults.preset or "")
     settings = named if named is not None else tree.Preset(defaults.window or WINDOW, bias=0.2)
     prompts = prompts if prompts is not None else PROMPTS.get(defaults.preset or "", Prompts())
+    side = settings.input_side * settings.scale
+    shown_at = side if settings.variant == "released" else 1
     names = chosen_targets(reading.lens, question, targets)
     found: list[Found] = []
     for name in names:
         wanted = question if len(names) == 1 else f"What is the appearance of the {one_of(name)}?"
-        asked = [_Asked(reading, image, prompts, one_of(name), wanted) for image in reading.images]
+        asked = [_Asked(reading, image, prompts, one_of(name), wanted, shown_at) for image in reading.images]
         if len(names) > 1 and sees_locally(reading) and _answerable(asked, settings.start):
             return Look([])
         by_image = [_searched(one, number, settings, name, len(names) > 1) for number, one in enumerate(asked)]
         best = max(by_image, key=lambda regions: max((region.score for region in regions), default=-1.0))
         found += [region for regions in by_image for region in regions] if is_everywhere(name) else best
-    regions = _gathered(reading, found, settings.input_side * settings.scale)
+    regions = _gathered(reading, found, side)
     return Look(regions, None, by_zoomeye(reading, regions))
 
 
