@@ -27,7 +27,12 @@ app = typer.Typer(no_args_is_help=True, help="Questions about images with boxes:
 def make(
     out: Annotated[Path, typer.Argument(metavar="OUT.json", help="The file to write.", show_default=False)],
     split: Annotated[
-        str, typer.Option("--split", "-s", help="train, validation or test; they share nothing.")
+        str,
+        typer.Option(
+            "--split",
+            "-s",
+            help="train, validation or test, which share nothing; report and again are for reproduce.",
+        ),
     ] = "test",
     bins: Annotated[
         list[str] | None,

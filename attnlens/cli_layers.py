@@ -123,17 +123,22 @@ def layers(
 def _examples(data: str, count: int) -> tuple[list[Example], str]:
     """Those with a box, and where they come from, in words that hold on any machine."""
     from attnlens import evaluate
-    from attnlens.pocket.scenery import SPLITS
+    from attnlens.pocket.scenery import CHOICE, SPLITS
 
-    if data in SPLITS:
+    if data in CHOICE:
         known = evaluate.pocket(data, BINS, TASKS, math.ceil(count / len(BINS) / len(TASKS)))
         source = f"pocket {data} scenes ({', '.join(BINS)}; {', '.join(TASKS)})"
     elif "/" in data or data.endswith(".json") or Path(data).exists():
         known, source = evaluate.read(data), Path(data).name
+    elif data in SPLITS:
+        raise AttnLensError(
+            f"The scenes of the split {data!r} are for the report alone, so that no choice is made with an eye on it. "
+            f"Choose on one of {', '.join(CHOICE)}."
+        )
     else:
         raise AttnLensError(
             f"There is no data set {data!r}. Expected a JSON file, or a split of the pocket scenes: "
-            f"{', '.join(SPLITS)}."
+            f"{', '.join(CHOICE)}."
         )
     boxed = evaluate.with_boxes(known, "ranking layers by attention ratio")
     if len(boxed) < len(known):

@@ -53,13 +53,14 @@ def measure(lens: Lens, chosen: Plan, records: Records, tick: Tick) -> None:
     _picture(lens, work, records)
 
 
-def settings(lens: Lens, label: str, version: str) -> Record:
-    """What the records are about: those of other weights or other versions do not belong beside them.
+def settings(lens: Lens, label: str, version: str, split: str) -> Record:
+    """What the records are about: those of other weights, versions or scenes do not belong beside them.
 
-    `label`: the model's name in the report. `version`: attnlens's own.
+    `label`: the model's name in the report. `version`: attnlens's own. `split`: of the scenes that are asked about.
     """
     return {
         "model": label,
+        "split": split,
         "type": lens.model.config.model_type,
         "parameters": sum(parameter.numel() for parameter in lens.model.parameters()),
         "weights": _fingerprint(lens.model),

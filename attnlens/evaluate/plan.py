@@ -1,13 +1,14 @@
 """How much `attnlens reproduce` measures: counts of examples, and which conditions each of them meets.
 
 >>> FULL.scaled(10).sizes
-10
+4
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from attnlens.errors import AttnLensError
 from attnlens.evaluate import conditions, dataset
@@ -22,10 +23,17 @@ SEARCHED = "colour"
 """The kind of question that does not say where to look: what colour is the sign that says 5?"""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Counts of examples. Each is of the first so many of its kind, so that a larger plan contains a smaller one."""
+MAIN_SIZES = ("small", "large")
+"""Where a crop is to help, and where it is to do no harm."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Counts of examples. Each is of the first so many of its kind, so that a larger plan contains a smaller one; 0
+    leaves it out."""
+
+    main: int
+    """Small and large targets each: without a crop, with the human one, rel-att and grad-att."""
     sizes: int
     """Per size small, medium and large: without a crop, the crops to compare with, ViCrop's recipes, attention ratios;
     small targets under every other recipe too."""
@@ -40,20 +48,35 @@ class Plan:
     crops."""
     validation: int
     """Per size, of the validation split: what the layers are ranked on."""
-    ablation_sizes: tuple[str, ...]
+    ablation_sizes: tuple[str, ...] = ("small",)
+    split: str = "report"
+    """Of the scenes that are asked about: "report", which nothing else may look at, or "again", a second stream."""
 
     def scaled(self, count: int) -> Plan:
-        """The same proportions with `count` examples per size, at least one of everything."""
+        """The same proportions with `count` examples of the main sizes, at least one of everything that is measured."""
         if count < 1:
             raise AttnLensError(f"The count is {count}; expected at least one example per size.")
-        fields = ("sizes", "high", "ablations", "tasks", "several", "validation")
-        counts = {field: max(1, round(getattr(self, field) * count / self.sizes)) for field in fields}
-        return dataclasses.replace(self, **counts)
+        counts = {field: getattr(self, field) for field in _COUNTS}
+        changes: Any = {field: max(1, round(n * count / self.main)) for field, n in counts.items() if n}
+        return dataclasses.replace(self, **changes)
 
 
-QUICK = Plan(sizes=16, high=4, ablations=12, tasks=2, several=4, validation=8, ablation_sizes=("small",))
+_COUNTS = ("main", "sizes", "high", "ablations", "tasks", "several", "validation")
+
+QUICK = Plan(main=16, sizes=16, high=4, ablations=12, tasks=2, several=4, validation=8)
 """Under five minutes for three bundled models on two cores."""
-FULL = Plan(sizes=200, high=40, ablations=100, tasks=25, several=150, validation=60, ablation_sizes=("small", "medium"))
+FULL = Plan(
+    main=1000,
+    sizes=400,
+    high=400,
+    ablations=400,
+    tasks=25,
+    several=400,
+    validation=60,
+    ablation_sizes=("small", "medium"),
+)
+MAIN = Plan(main=300, sizes=0, high=0, ablations=0, tasks=0, several=0, validation=8, split="again")
+"""The main conditions alone, on scenes that were not drawn when the report was written."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,7 @@ def asked(plan: Plan, best: conditions.Layers) -> list[Work]:
     """What the tables are made of. `best`: the layers that the ranking put first."""
     work: dict[str, Work] = {}
     for bins, tasks, count, names, ratios in _groups(plan, best):
-        for example in dataset.pocket("test", bins, tasks, count):
+        for example in dataset.pocket(plan.split, bins, tasks, count) if count else ():
             wanted = tuple(name for name in names if example.box is not None or name != "human")
             known = work.get(example.id, Work(example, (), False))
             more = tuple(name for name in wanted if name not in known.conditions)
@@ -94,10 +117,11 @@ def _groups(
     others = conditions.others() + conditions.POCKET
     high = plain + conditions.vicrop(high=True) + others
     return [
+        (MAIN_SIZES, ("read",), plan.main, conditions.BY_TASK, False),
         (SIZES, ("read",), plan.sizes, plain, True),
         (SIZES[:1], ("read",), plan.sizes, others, False),
         (plan.ablation_sizes, ("read",), plan.ablations, conditions.ablations(best), False),
-        ((HIGH,), ("read",), plan.high, high, False),
-        (SIZES, TASKS, plan.tasks, conditions.BY_TASK, False),
         (SIZES[:1], (SEARCHED,), plan.several, conditions.SEVERAL, False),
+        (SIZES, TASKS, plan.tasks, conditions.BY_TASK, False),
+        ((HIGH,), ("read",), plan.high, high, False),
     ]

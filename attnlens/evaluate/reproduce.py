@@ -140,7 +140,7 @@ def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
     logging.disable_progress_bar()
     try:
         lens = load(model)
-        with Records(path, settings(lens, label(model), version)) as records:
+        with Records(path, settings(lens, label(model), version, plan.split)) as records:
             measure(lens, plan, records, tick)
     except Stopped:
         return

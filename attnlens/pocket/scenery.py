@@ -1,4 +1,4 @@
-"""What is behind the signs: textures, and parts of photographs; no two splits share a variant."""
+"""What is behind the signs: textures, and parts of photographs; training, validation and the rest share no variant."""
 
 import colorsys
 import functools
@@ -11,21 +11,26 @@ from PIL import Image
 TEXTURES = ("stripes", "checks", "dots", "clouds", "bricks")
 PHOTOGRAPHS = ("astronaut", "cat", "coffee")
 KINDS = TEXTURES + PHOTOGRAPHS
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "report", "again")
+"""Random streams of their own. The last three share backgrounds that neither training nor choices have seen; which
+stream served what is in docs/streams.md."""
+CHOICE = SPLITS[:3]
+"""Streams on which something may be chosen: the others are for the report, and for seeing whether it holds."""
 
 HUES = 24
 SCALES = 8
 # Of the residues of hue + scale, modulo 8, which belong to a split; and of a photograph's width, which part.
-_RESIDUES = {"train": (0, 1, 2, 3, 4), "validation": (5,), "test": (6, 7)}
-_REGIONS = {"train": (0.0, 0.55), "validation": (0.55, 0.70), "test": (0.70, 1.0)}
+_HELD_OUT = SPLITS[2:]
+_RESIDUES = {"train": (0, 1, 2, 3, 4), "validation": (5,)} | dict.fromkeys(_HELD_OUT, (6, 7))
+_REGIONS = {"train": (0.0, 0.55), "validation": (0.55, 0.70)} | dict.fromkeys(_HELD_OUT, (0.70, 1.0))
 
 
 @dataclass(frozen=True)
 class Background:
     """What is behind the signs.
 
-    `variant` is what no two splits share: (hue, scale) of a texture, the box (x1, y1, x2, y2) in a photograph's own
-    pixels.
+    `variant` is what training, validation and the rest do not share: (hue, scale) of a texture, the box
+    (x1, y1, x2, y2) in a photograph's own pixels.
     """
 
     kind: str

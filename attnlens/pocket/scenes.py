@@ -1,8 +1,9 @@
 """Small-detail scenes: coloured signs, each with one digit, on a texture or a photograph, and a question about them.
 
 A scene is made from its seed alone, so it never has to be stored, and it comes with the box of what was asked about.
-The training, validation and test splits draw from separate random streams and from separate backgrounds: disjoint
-regions of the photographs, disjoint pairs of hue and scale of the textures (`Background.variant`).
+The splits draw from separate random streams (`SPLITS`; docs/streams.md says what each served), and training,
+validation and the rest from separate backgrounds: disjoint regions of the photographs, disjoint pairs of hue and scale
+of the textures (`Background.variant`).
 
 >>> scene(seed=7, target_area=0.004).image.size
 (400, 400)

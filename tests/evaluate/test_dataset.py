@@ -2,6 +2,7 @@
 share nothing."""
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -271,7 +272,7 @@ def test_examples_without_a_box_are_left_out_and_a_set_of_them_is_refused():
     assert '"bbox": [x1, y1, x2, y2]' in str(caught.value)
 
 
-def test_splits_share_no_random_stream_and_no_background():
+def test_splits_share_no_random_stream_and_training_validation_and_the_rest_no_background():
     made = {
         split: [
             scenes.sized(seed, name, split=split, task=task)
@@ -289,16 +290,19 @@ def test_splits_share_no_random_stream_and_no_background():
         regions[split] = {
             kind: [one.variant for one in kinds if one.kind == kind] for kind in scenes.scenery.PHOTOGRAPHS
         }
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    for one, other in itertools.combinations(scenes.SPLITS, 2):
         assert len(streams[one]) == 25 * len(scenes.BINS) * len(scenes.TASKS)
         assert not streams[one] & streams[other]
+    for one, other in itertools.combinations(scenes.SPLITS, 2):
+        if one not in ("train", "validation"):
+            continue
         assert len(textures[one]) > 20
         assert not textures[one] & textures[other]
         for kind in scenes.scenery.PHOTOGRAPHS:
             assert max(x2 for _, _, x2, _ in regions[one][kind]) <= min(x1 for x1, _, _, _ in regions[other][kind])
-    # The same place in the benchmark, in three splits: not one layout, not one picture twice.
-    for trio in zip(*made.values(), strict=True):
-        assert len({(scene.size, scene.signs, scene.background) for scene in trio}) == 3
+    # The same place in the benchmark, in all splits: not one layout, not one picture twice.
+    for same in zip(*made.values(), strict=True):
+        assert len({(scene.size, scene.signs, scene.background) for scene in same}) == len(scenes.SPLITS)
     painted = [found[seed] for found in made.values() for seed in (0, 30)]
     assert len({scene.image.tobytes() for scene in painted}) == len(painted)
 

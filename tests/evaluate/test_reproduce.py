@@ -31,7 +31,13 @@ from attnlens.geometry import Box
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-TINY = Plan(sizes=1, high=1, ablations=1, tasks=1, several=1, validation=1, ablation_sizes=("small",))
+TINY = Plan(main=1, sizes=1, high=1, ablations=1, tasks=1, several=1, validation=1)
+
+
+def counted(*counts: int, **options: Any) -> Plan:
+    """A plan of those counts, in the order of its fields."""
+    fields = ("main", "sizes", "high", "ablations", "tasks", "several", "validation")
+    return Plan(**dict(zip(fields, counts, strict=True)), **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +63,7 @@ def never(done: int, total: int) -> None:
 
 
 def measured(lens: Any, path: Path, tick: Any = never, chosen: Plan = TINY) -> dict[Any, Any]:
-    with Records(path, measure.settings(lens, "tiny/llava", "0")) as records:
+    with Records(path, measure.settings(lens, "tiny/llava", "0", chosen.split)) as records:
         with contextlib.suppress(Enough):
             measure.measure(lens, chosen, records, tick)
         return records.all()
@@ -130,11 +136,11 @@ def test_a_larger_plan_contains_a_smaller_one() -> None:
     def wanted(chosen: Plan) -> set[tuple[str, str]]:
         return {(one.example.id, name) for one in plan.asked(chosen, Layers(1)) for name in one.conditions}
 
-    assert wanted(TINY) < wanted(Plan(3, 2, 2, 2, 2, 1, ("small", "medium")))
+    assert wanted(TINY) < wanted(counted(4, 3, 2, 2, 2, 2, 1, ablation_sizes=("small", "medium")))
 
 
 def test_the_human_crop_is_asked_for_where_there_is_a_box_and_tiles_where_images_are_large() -> None:
-    work = plan.asked(Plan(6, 2, 1, 6, 1, 1, ("small",)), Layers(1, 0))
+    work = plan.asked(counted(6, 6, 2, 1, 6, 1, 1), Layers(1, 0))
     assert len({one.example.id for one in work}) == len(work)
     without = [one for one in work if one.example.box is None]
     assert without
@@ -151,7 +157,7 @@ def test_the_human_crop_is_asked_for_where_there_is_a_box_and_tiles_where_images
 
 def test_the_pocket_clip_crops_small_targets_in_small_and_large_images_and_no_other_cropper_is_asked() -> None:
     with_clip = {}
-    for one in plan.asked(Plan(4, 2, 2, 2, 2, 1, ("small",)), Layers(0)):
+    for one in plan.asked(counted(4, 4, 2, 2, 2, 2, 1), Layers(0)):
         assert not {"yolo", "sam"} & set(one.conditions)
         if "clip" in one.conditions:
             assert set(conditions.others()) < set(one.conditions), "not the scenes that the other recipes are asked of"
@@ -164,7 +170,7 @@ def test_the_clip_condition_crops_as_the_pocket_clip_says_whatever_the_model(
 ) -> None:
     scorer = croppers.clip_scorer(pocket.cropper_path("clip"))
     for size in ("small", "high"):
-        example = dataset.pocket("test", [size], ["read"], 1)[0]
+        example = dataset.pocket("report", [size], ["read"], 1)[0]
         record = whole[1]["answer", example.id, "clip"]
         (found,) = croppers.clip(scorer)(example.open(), example.question)
         assert record["boxes"] == [list(found.box)]
@@ -179,9 +185,10 @@ def test_layers_are_ranked_on_no_scene_that_is_asked_about() -> None:
 
 
 def test_a_count_scales_all_counts_and_leaves_none_out() -> None:
-    some = Plan(200, 100, 150, 50, 100, 10, ("small",))
-    assert some.scaled(20) == Plan(20, 10, 15, 5, 10, 1, ("small",))
-    assert some.scaled(1) == Plan(1, 1, 1, 1, 1, 1, ("small",))
+    some = counted(400, 200, 100, 150, 50, 100, 10)
+    assert some.scaled(40) == counted(40, 20, 10, 15, 5, 10, 1)
+    assert some.scaled(1) == counted(1, 1, 1, 1, 1, 1, 1)
+    assert counted(30, 0, 0, 0, 0, 0, 9).scaled(10) == counted(10, 0, 0, 0, 0, 0, 3)
     with pytest.raises(AttnLensError, match="at least one"):
         plan.FULL.scaled(0)
 
@@ -212,7 +219,7 @@ def test_an_unchanged_condition_is_the_bundled_recipe() -> None:
 
 
 def test_centre_and_random_crops_are_as_wide_as_the_window_and_inside_the_image(lens: Any) -> None:
-    examples = dataset.pocket("test", ["small"], ["read"], 20)
+    examples = dataset.pocket("report", ["small"], ["read"], 20)
     side = lens.spec.defaults.window
     box_of = partial(conditions.box_of, lens=lens)
     assert box_of("centre", example=examples[0], image_size=(1000, 800)) == Box(332, 232, 668, 568)
@@ -236,7 +243,7 @@ def test_records_of_other_weights_are_refused(whole: tuple[Path, Any]) -> None:
 
 def test_every_record_says_what_was_asked_and_what_it_cost(lens: Any, whole: tuple[Path, Any]) -> None:
     records = whole[1]
-    example = dataset.pocket("test", ["small"], ["read"], 1)[0]
+    example = dataset.pocket("report", ["small"], ["read"], 1)[0]
     result = attnlens.ask(lens, example.open(), example.question, "human", box=example.box, max_new_tokens=2)
     record = records["answer", example.id, "human"]
     assert record["answer"] == result.answer
@@ -323,7 +330,7 @@ from pathlib import Path
 from attnlens.evaluate import plan, reproduce
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
-    chosen = plan.Plan(1, 1, 1, 1, 1, 1, ("small",))
+    chosen = plan.Plan(main=1, sizes=1, high=1, ablations=1, tasks=1, several=1, validation=1)
     reproduce.run([sys.argv[1]], Path(sys.argv[2]), chosen, version="0", jobs=1, progress=lambda *_: None)
 """
 
