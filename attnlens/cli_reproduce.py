@@ -36,6 +36,15 @@ def reproduce(
         int | None,
         typer.Option("--jobs", "-j", min=1, help="Models measured at a time; by default one per CPU.", metavar="N"),
     ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            "--again",
+            metavar="REPORT.json",
+            help="Measure 300 further scenes, of another stream, and say how many of that report's figures hold.",
+            show_default=False,
+        ),
+    ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Make the report again from the records; measure nothing.")
     ] = False,
@@ -52,21 +61,28 @@ def reproduce(
     [bold]attnlens reproduce --quick[/]
     [bold]attnlens reproduce out/mine --model pocket/llava --model my_folder/my_model --count 50[/]
     [bold]attnlens reproduce --report-only[/]
+    [bold]attnlens reproduce out/again --again out/reproduce/report.json[/]
     """
-    from attnlens.evaluate import report, reproduce
+    from attnlens.evaluate import agreement, report, reproduce
     from attnlens.show import charts
 
     charts.available()
+    reported = None if again is None else report.read(again)
     if not report_only:
         from attnlens import pocket
         from attnlens.evaluate import plan
 
         models = model or [f"pocket/{name}" for name in pocket.names()]
-        chosen = plan.QUICK if quick else plan.FULL
+        chosen = plan.AGAIN if again is not None else plan.QUICK if quick else plan.FULL
         folder = reproduce.writable(out)
         _run(models, folder, chosen if count is None else chosen.scaled(count), jobs or os.cpu_count() or 1)
     with Console(stderr=True).status("Writing the report ..."):
         target = report.write(out.expanduser())
+        found = None if reported is None else agreement.compared(reported, report.read(target.with_suffix(".json")))
+    if found is not None:
+        target = target.with_name("again.md")
+        agreement.write(target, found)
+        typer.echo(agreement.summary(found))
     typer.echo(str(target))
 
 

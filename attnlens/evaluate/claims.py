@@ -93,12 +93,12 @@ def _passes(numbers: Mapping[str, Any], model: str, size: str) -> Claim:
 
 
 def _several(numbers: Mapping[str, Any], model: str) -> Claim:
-    claim = "A second crop gains where several places must be looked at: every interval above 0."
+    claim = "A second crop gains where several places must be looked at: every interval of the mean above 0."
     found = {name: row["second"] for name, row in numbers["several"][model].items() if row["second"] is not None}
     if not found:
         return _unknown(claim)
-    figure = "; ".join(f"{n} {v['mean']:+.1f} [{v['low']:+.1f}, {v['high']:+.1f}]" for n, v in found.items())
-    return _claim(claim, figure, all(value["low"] > 0 for value in found.values()))
+    figure = "; ".join(f"{n} {v['mean']:+.1f} [{v['mean_low']:+.1f}, {v['mean_high']:+.1f}]" for n, v in found.items())
+    return _claim(claim, figure, all(value["mean_low"] > 0 for value in found.values()))
 
 
 def _changes(gain: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:

@@ -8,7 +8,7 @@ from typing import Any
 from attnlens.evaluate import paper
 from attnlens.evaluate.conditions import BY_TASK, EXTERNAL, SEVERAL
 from attnlens.evaluate.plan import HIGH, SIZES, TASKS
-from attnlens.evaluate.scoring import RESAMPLES
+from attnlens.evaluate.scoring import FRESH, RESAMPLES
 from attnlens.evaluate.tables import BINS, recipes
 
 Numbers = Mapping[str, Any]
@@ -70,13 +70,21 @@ def _run(numbers: Numbers) -> list[str]:
         "`attnlens reproduce` repeats the measurements of ViCrop (*MLLMs Know Where to Look*, arXiv 2502.17422) on "
         "small models and on scenes of their own: coloured signs with a digit, and a question about one of them. The "
         "numbers themselves are these models'; what can be compared with the paper is how they change.",
-        "Scenes are made from their numbers, the first ones of the test split. Targets are small (under 0.5 % of the "
-        f"image), medium (under 5 %) or large; `{HIGH}` has small targets in images above 1024 px. Accuracies are in "
-        f"per cent, with 95 % intervals in brackets ({RESAMPLES} bootstrap resamples of the scenes, from a fixed seed; "
-        "paired for differences). The same command on the same versions gives the same figures, seconds apart.",
-        _table(header, rows, right=(1, 2)),
+        f"Scenes are made from their numbers, the first ones of {_streams(models)}. Targets are small (under 0.5 % of "
+        f"the image), medium (under 5 %) or large; `{HIGH}` has small targets in images above 1024 px. Accuracies are "
+        f"in per cent. The interval in brackets is where the same figure of {FRESH} further scenes lies, 95 times in "
+        "100 (posterior predictive, Jeffreys' prior, a fixed seed; paired for differences): what to expect of a new "
+        "run. The interval of the mean itself is narrower, and stands in report.json (`mean_low`, "
+        f"`mean_high`: {RESAMPLES} bootstrap resamples of the scenes); those of attention ratios are of the mean. The "
+        "same command on the same versions gives the same figures, seconds apart.",
+        table(header, rows, right=(1, 2)),
         "Versions: " + "; ".join(versions) + ".",
     ]
+
+
+def _streams(models: Numbers) -> str:
+    named = " and ".join(f"`{split}`" for split in sorted({facts["split"] for facts in models.values()}))
+    return f"the stream {named}, which serves nothing else (docs/streams.md)"
 
 
 def _sizes(numbers: Numbers, pictures: Mapping[str, str]) -> list[str]:
@@ -88,7 +96,7 @@ def _sizes(numbers: Numbers, pictures: Mapping[str, str]) -> list[str]:
     return [
         "## Size of the target and the human crop (Table 1)",
         paper.SIZE,
-        _table(["model", "crop", *BINS], [*rows, *theirs], right=range(2, 6)),
+        table(["model", "crop", *BINS], [*rows, *theirs], right=range(2, 6)),
         _image(pictures, "sizes", "Accuracy by the size of the target, without and with crops"),
         f"At `{HIGH}` the recipes of this chart read the image in tiles." if "sizes" in pictures else "",
     ]
@@ -103,15 +111,13 @@ def _layers(numbers: Numbers, pictures: Mapping[str, str]) -> list[str]:
                 _, place = max(values)
                 best = ratios[group][place]
                 above = sum(mean > 1 for mean, _ in values)
-                rows.append(
-                    [model, group, str(best["count"]), str(place), _interval(best), f"{above} of {len(values)}"]
-                )
+                rows.append([model, group, str(best["count"]), str(place), interval(best), f"{above} of {len(values)}"])
     header = ["model", "answers", "scenes", "highest at layer", "ratio there", "layers above 1"]
     return [
         "## Where the models look, layer by layer (Figure 3)",
         paper.LAYERS,
         _image(pictures, "layers", "Attention ratio of every layer, right and wrong answers apart"),
-        _table(header, rows, right=(2, 3, 4, 5)),
+        table(header, rows, right=(2, 3, 4, 5)),
         "Scenes are small, medium and large together. The largest possible ratio is the image's area over the box's: "
         "small targets, which are most of the wrong answers, can reach higher ones. Behind a connector with attention "
         "of its own a layer is a pair: layer m of the language model and layer k of the connector stand at m + k times "
@@ -134,12 +140,12 @@ def _recipes(numbers: Numbers) -> list[str]:
         ]
     header = ["crop", "LLaVA-1.5, TextVQA", "LLaVA-1.5, V*", "InstructBLIP, TextVQA", "InstructBLIP, V*"]
     theirs = [[name, *values] for name, values in paper.TABLE_2]
-    return [*parts, "### The paper's", _table(header, theirs, right=range(1, 5))]
+    return [*parts, "### The paper's", table(header, theirs, right=range(1, 5))]
 
 
 def _by_size(names: Sequence[str], values: Numbers, sign: bool = False) -> str:
     rows = [[name, *(_cell(values, size, name, sign) for size in BINS)] for name in names]
-    return _table(["crop", *BINS], rows, right=range(1, 5))
+    return table(["crop", *BINS], rows, right=range(1, 5))
 
 
 def _ablations(numbers: Numbers) -> list[str]:
@@ -149,14 +155,14 @@ def _ablations(numbers: Numbers) -> list[str]:
             choice = _CHOICES.get(row["choice"], row["choice"])
             if row["choice"].startswith("layer=") and row["choice"] not in _CHOICES:
                 choice = f"{_layer_name(numbers['models'][model]['ranking'])}, the best on validation"
-            values = [_interval(row["accuracy"]), _interval(row["difference"], sign=True)]
+            values = [interval(row["accuracy"]), interval(row["difference"], sign=True)]
             rows.append([model, row["recipe"], choice, row["size"], *values])
     header = ["model", "recipe", "changed to", "size", "accuracy", "difference, points"]
     return [
         "## One choice at a time (Table 3)",
         paper.ABLATIONS,
         "Each row changes one choice of a recipe; the difference is to the recipe as it is, on the same scenes.",
-        _table(header, rows, right=(4, 5)),
+        table(header, rows, right=(4, 5)),
     ]
 
 
@@ -170,7 +176,7 @@ def _external(numbers: Numbers) -> list[str]:
             rows += [[model, name, *(_cell(accuracy, size, name) for size in BINS)] for name in names]
     if not rows:
         return [title, "The recipes clip, yolo and sam need models of their own; no record here is of one."]
-    return [title, paper.EXTERNAL, _POCKET_CLIP, _table(["model", "crop", *BINS], rows, right=range(2, 6))]
+    return [title, paper.EXTERNAL, _POCKET_CLIP, table(["model", "crop", *BINS], rows, right=range(2, 6))]
 
 
 def _kinds(numbers: Numbers) -> list[str]:
@@ -183,10 +189,10 @@ def _kinds(numbers: Numbers) -> list[str]:
         for model, kinds in numbers["kinds"].items():
             for kind in (one for one in TASKS if one in kinds):
                 cells = [kinds[kind].get(size, {}).get(name) for name in BY_TASK]
-                shown = ["-" if cell is None else _interval(cell["accuracy"]) for cell in cells]
+                shown = ["-" if cell is None else interval(cell["accuracy"]) for cell in cells]
                 count = next((str(cell["accuracy"]["count"]) for cell in cells if cell is not None), "0")
                 rows.append([model, kind, count, *shown])
-        parts += [f"{size.capitalize()} targets:", _table(["model", "kind", "scenes", *BY_TASK], rows, range(2, 6))]
+        parts += [f"{size.capitalize()} targets:", table(["model", "kind", "scenes", *BY_TASK], rows, range(2, 6))]
     return parts
 
 
@@ -194,14 +200,14 @@ def _several(numbers: Numbers) -> list[str]:
     rows = []
     for model, found in numbers["several"].items():
         for name, row in ((one, found[one]) for one in SEVERAL if one in found):
-            changes = ["-" if row[one] is None else _interval(row[one], sign=True) for one in ("gain", "second")]
-            rows.append([model, name, str(row["accuracy"]["count"]), _interval(row["accuracy"]), *changes])
+            changes = ["-" if row[one] is None else interval(row[one], sign=True) for one in ("gain", "second")]
+            rows.append([model, name, str(row["accuracy"]["count"]), interval(row["accuracy"]), *changes])
     if not rows:
         return []
     return [
         "## Questions for which several places must be looked at",
         paper.SEVERAL,
-        _table(["model", "crop", "scenes", "accuracy", "to none", "to one crop"], rows, right=range(2, 6)),
+        table(["model", "crop", "scenes", "accuracy", "to none", "to one crop"], rows, right=range(2, 6)),
     ]
 
 
@@ -221,7 +227,7 @@ def _cost(numbers: Numbers) -> list[str]:
         f"{paper.COST} Here the mean work of the model for one question counts, everything included: passes over image "
         "tokens, passes over prompt tokens, gradient passes, and image tokens prefilled. The first answer (one pass) "
         f"and the answer with the crop (another) are part of it.{note}",
-        _table(["model", "crop", "size", "accuracy", *columns.values()], rows, right=range(3, 4 + len(columns))),
+        table(["model", "crop", "size", "accuracy", *columns.values()], rows, right=range(3, 4 + len(columns))),
     ]
 
 
@@ -236,7 +242,7 @@ def _refused(numbers: Numbers) -> list[str]:
     return [
         "## What could not be asked",
         "These scenes are left out of the figures of their row, and of its difference to others.",
-        _table(["model", "crop", "scenes", "because"], rows, right=(2,)),
+        table(["model", "crop", "scenes", "because"], rows, right=(2,)),
     ]
 
 
@@ -251,7 +257,7 @@ def _seconds(numbers: Numbers) -> list[str]:
         "## Seconds per question",
         "Median wall-clock seconds for one question on the machine of this run, one thread per model. This table alone "
         "differs from run to run.",
-        _table(["crop", "size", *models], rows, right=range(2, 2 + len(models))),
+        table(["crop", "size", *models], rows, right=range(2, 2 + len(models))),
     ]
 
 
@@ -274,16 +280,16 @@ def _claims(numbers: Numbers) -> list[str]:
     return [
         "## What holds",
         "Judged by the means above.",
-        _table(["claim", "model", "measured", "holds"], rows),
+        table(["claim", "model", "measured", "holds"], rows),
     ]
 
 
 def _cell(values: Numbers, size: str, condition: str, sign: bool = False) -> str:
     found = values.get(size, {}).get(condition)
-    return "-" if found is None else _interval(found, sign)
+    return "-" if found is None else interval(found, sign)
 
 
-def _interval(value: Numbers, sign: bool = False) -> str:
+def interval(value: Numbers, sign: bool = False) -> str:
     """91.3 [88.0, 94.3]"""
     form = "+.1f" if sign else ".1f"
     return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
@@ -298,7 +304,7 @@ def _image(pictures: Mapping[str, str], name: str, text: str) -> str:
     return f"![{text}]({pictures[name]})" if name in pictures else ""
 
 
-def _table(header: Sequence[str], rows: Rows, right: Iterable[int] = ()) -> str:
+def table(header: Sequence[str], rows: Rows, right: Iterable[int] = ()) -> str:
     """A Markdown table; the columns numbered in `right` hold numbers."""
     aligned = set(right)
     rule = ["---:" if column in aligned else "---" for column in range(len(header))]

@@ -68,14 +68,14 @@ QUICK = Plan(main=16, sizes=16, high=4, ablations=12, tasks=2, several=4, valida
 FULL = Plan(
     main=1000,
     sizes=400,
-    high=400,
-    ablations=400,
+    high=100,
+    ablations=100,
     tasks=25,
-    several=400,
+    several=150,
     validation=60,
     ablation_sizes=("small", "medium"),
 )
-MAIN = Plan(main=300, sizes=0, high=0, ablations=0, tasks=0, several=0, validation=8, split="again")
+AGAIN = Plan(main=300, sizes=0, high=0, ablations=0, tasks=0, several=0, validation=8, split="again")
 """The main conditions alone, on scenes that were not drawn when the report was written."""
 
 

@@ -45,6 +45,19 @@ def write(out: Path) -> Path:
     return target
 
 
+def read(path: Path) -> Numbers:
+    """The numbers of a report.json. Raises AttnLensError where it is none."""
+    try:
+        numbers = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AttnLensError(f"The report {str(path)!r} cannot be read: {error.strerror}.") from None
+    except ValueError:
+        numbers = None
+    if not isinstance(numbers, dict) or "accuracy" not in numbers:
+        raise AttnLensError(f"{str(path)!r} is no report.json of `attnlens reproduce`. Give the one beside report.md.")
+    return numbers
+
+
 def _pictures(out: Path, models: Sequence[Measured], numbers: Numbers) -> dict[str, str]:
     """Draws what there is to draw; by name, the file relative to `out`."""
     drawn: dict[str, str] = {}

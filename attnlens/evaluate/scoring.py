@@ -3,7 +3,8 @@
 An answer is right when it equals one of the labels after both are normalised as in VQA evaluation: case, spaces,
 articles and trailing punctuation do not count. This is stricter than the substring test that ViCrop's release uses for
 some data sets, and it does not weigh the labels by how many annotators gave them, as the VQA score does.
-Intervals are percentile bootstraps over the questions, from a fixed seed: the same values give the same interval.
+Intervals are drawn from a fixed seed, so that the same values give the same interval: percentile bootstraps over the
+questions for what a mean is, and `fresh` for what the mean of further questions will be.
 
 >>> right("The red one.", ["red one"])
 True
@@ -22,6 +23,8 @@ from attnlens.errors import AttnLensError
 ARTICLES = frozenset({"a", "an", "the"})
 RESAMPLES = 2000
 LEVEL = 0.95
+FRESH = 300
+"""Questions in a further stream, for which the report's intervals are made."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,33 @@ def difference(
             "the same order."
         )
     return bootstrap(first - second, resamples=resamples, seed=seed)
+
+
+def fresh(
+    values: Sequence[float] | npt.ArrayLike,
+    outcomes: Sequence[float],
+    *,
+    count: int = FRESH,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `values` with the 95 % interval in which the mean of `count` further ones of the same kind lies.
+
+    It is wider than that of the mean, since the further values vary, too: a mean of 300 lies inside the 95 % interval
+    of a mean of 1,000 two times in three only. `outcomes` are all the values there can be, such as (0, 1) for right and
+    wrong, or (-1, 0, 1) for a paired difference: what was not seen in 1,000 values may be seen in the next, so an
+    accuracy of 100 % has an interval with a width. Drawn from the posterior predictive distribution, multinomial with
+    Jeffreys' prior (half an observation of each outcome). Raises AttnLensError as `bootstrap` does, and for a value
+    that is none of the outcomes.
+    """
+    array, known = _checked(values), np.asarray(outcomes, dtype=np.float64)
+    seen = np.array([np.count_nonzero(array == outcome) for outcome in known])
+    if seen.sum() != len(array):
+        raise AttnLensError(f"{len(array) - seen.sum()} of {len(array)} values are none of the outcomes {outcomes}.")
+    rng = np.random.default_rng(seed)
+    means = rng.multinomial(count, rng.dirichlet(seen + 0.5, resamples)) @ known / count
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(array.mean()), float(low), float(high), len(array))
 
 
 def _checked(values: Sequence[float] | npt.ArrayLike) -> npt.NDArray[np.float64]:

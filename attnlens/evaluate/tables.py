@@ -1,7 +1,9 @@
 """From records to the numbers of the report: plain dicts and lists, rounded, in an order that no run changes.
 
-Accuracies are in per cent, differences in percentage points. Every figure with an interval is
-{"mean", "low", "high", "count"}: 95 % bootstrap over examples, paired where it is a difference.
+Accuracies are in per cent, differences in percentage points. Shares of scenes and their paired differences are
+{"mean", "low", "high", "mean_low", "mean_high", "count"}: from low to high lies, 95 times in 100, the same figure of
+`FRESH` further scenes (`scoring.fresh`), and from mean_low to mean_high the mean itself (a bootstrap over scenes).
+Attention ratios have the second interval alone, as low and high.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from attnlens.evaluate.conditions import (
 )  # fmt: skip
 from attnlens.evaluate.plan import HIGH, SEARCHED, SIZES, TASKS
 from attnlens.evaluate.records import Key, Records
-from attnlens.evaluate.scoring import Interval, bootstrap, difference
+from attnlens.evaluate.scoring import Interval, bootstrap, fresh
 from attnlens.recipes.library import HIGH_RESOLUTION_TILE
 
 BINS = (*SIZES, HIGH)
@@ -152,7 +154,10 @@ def recipes(conditions: Iterable[str]) -> list[str]:
 
 def _model(one: Measured) -> Numbers:
     best = one.ranking()
-    kept = {field: one.settings[field] for field in ("type", "parameters", "layers", "connector_layers", "defaults")}
+    kept = {
+        field: one.settings[field]
+        for field in ("type", "split", "parameters", "layers", "connector_layers", "defaults")
+    }
     return {
         **kept,
         "weights": one.settings["weights"],
@@ -283,12 +288,18 @@ def _mean(values: Iterable[bool]) -> Numbers | None:
 @cache
 def _share(answers: tuple[bool, ...]) -> Numbers:
     """Cached, as the next is, because tables share figures and a bootstrap takes a while."""
-    return _interval(bootstrap(answers).points)
+    return _figure(answers, (0, 1))
 
 
 @cache
 def _difference(first: tuple[bool, ...], second: tuple[bool, ...]) -> Numbers:
-    return _interval(difference(first, second).points)
+    return _figure(np.subtract(first, second, dtype=float), (-1, 0, 1))
+
+
+def _figure(values: Any, outcomes: Sequence[float]) -> Numbers:
+    """A share of scenes, or a paired difference of two, with both intervals."""
+    mean, further = _interval(bootstrap(values).points), _interval(fresh(values, outcomes).points)
+    return {**further, "mean_low": mean["low"], "mean_high": mean["high"]}
 
 
 def _interval(interval: Interval) -> Numbers:

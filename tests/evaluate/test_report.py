@@ -19,6 +19,7 @@ from attnlens.pocket import scenes
 
 SETTINGS = {
     "type": "llava",
+    "split": "report",
     "parameters": 1_500_000,
     "weights": "abc",
     "layers": [0, 1, 2],
@@ -93,12 +94,22 @@ def test_accuracies_and_gains_are_those_of_the_records(numbers: dict[str, Any]) 
     assert "none" not in gain["small"]
 
 
-def test_an_interval_is_a_percentile_bootstrap_over_the_questions(numbers: dict[str, Any]) -> None:
+def test_the_interval_of_a_mean_is_a_percentile_bootstrap_over_the_questions(numbers: dict[str, Any]) -> None:
     found = numbers["gain"]["some/model"]["small"]["rel-att"]
     changes = np.array([0.0] * 10 + [1.0] * 10)  # wrong to right for 10 of 20, in some order
     rng = np.random.default_rng(123)
     means = 100 * rng.choice(changes, (20_000, COUNT)).mean(axis=1)
-    assert [found["low"], found["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=5.01)
+    assert [found["mean_low"], found["mean_high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=5.01)
+
+
+def test_the_reported_interval_is_that_of_further_scenes_and_has_a_width_where_all_agree(
+    numbers: dict[str, Any],
+) -> None:
+    accuracy = numbers["accuracy"]["some/model"]["small"]
+    none, sure = accuracy["none"], accuracy["rel-att layer=0 connector_layer=0"]  # 4 and 20 of 20
+    assert none["low"] < none["mean_low"] or none["high"] > none["mean_high"]
+    assert (sure["mean"], sure["mean_low"], sure["high"]) == (100, 100, 100)
+    assert 75 < sure["low"] < 95  # Jeffreys: 20.5 of 21
 
 
 def test_a_difference_is_paired_over_the_examples_that_both_have(tmp_path: Path) -> None:
@@ -211,7 +222,8 @@ def searched(numbers: dict[str, Any], **changes: float) -> list[bool | None]:
         made["cost"]["some/model"][size][quick] = {"forwards": figures[f"quick_{size}"]}
         made["cost"]["some/model"][size]["zoomeye"] = {"forwards": figures[f"zoomeye_{size}"]}
     made["several"]["some/model"] = {"none": {"second": None}} | {
-        name: {"second": {"mean": 9, "low": figures[key], "high": 20, "count": 9}} for name, key in rows.items()
+        name: {"second": {"mean": 9, "mean_low": figures[key], "mean_high": 20, "count": 9}}
+        for name, key in rows.items()
     }
     return [one["holds"] for one in claims(made)][4:]
 
@@ -256,6 +268,7 @@ def test_the_report_shows_every_model_and_table_and_can_be_made_again(tmp_path: 
     text = report.write(tmp_path).read_text()
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "| some/model | none | 20.0 [" in text
+    assert "the stream `report`" in text
     assert "| other/model | human | 90.0 [" in text
     assert "| rel-att | +50.0 [" in text
     assert "| some/model | clip | 30.0 [" in text

@@ -323,6 +323,28 @@ def test_the_command_measures_what_its_options_say(
     assert result.stdout.replace("\n", "") == str(tmp_path / "report.md")
 
 
+def test_again_measures_another_stream_and_says_how_many_figures_hold(
+    commands: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = {"mean": 50.0, "low": 40.0, "high": 60.0, "count": 300}
+    numbers = {name: {"m": {"small": {"none": value}}} for name in ("accuracy", "gain", "crop_holds_target")}
+    calls: list[Any] = []
+    (tmp_path / "report.json").write_text(json.dumps(numbers))
+
+    def write(out: Path) -> Path:
+        (out / "report.json").write_text(json.dumps(numbers))
+        return out / "report.md"
+
+    monkeypatch.setattr(reproduce, "run", lambda *given, **options: calls.append(given[2]))
+    monkeypatch.setattr(report, "write", write)
+    out = reproduce.writable(tmp_path / "again")
+    result = CliRunner().invoke(commands, [str(out), "--again", str(tmp_path / "report.json")])
+    assert calls == [plan.AGAIN]
+    assert {one.example.image_path.split("/")[0] for one in plan.asked(plan.AGAIN, Layers(0))} == {"scene:again"}
+    assert "3 of 3 figures (100%)" in result.stdout
+    assert (out / "again.md").is_file()
+
+
 RUN = """
 import signal
 import sys

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate.scoring import Interval, bootstrap, difference, right
+from attnlens.evaluate.scoring import Interval, bootstrap, difference, fresh, right
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,38 @@ def test_a_difference_changes_its_sign_with_its_order_and_reads_in_points():
 def test_a_difference_of_other_questions_is_refused():
     with pytest.raises(AttnLensError, match="3 and 2"):
         difference([1, 0, 1], [1, 0])
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.23, 1000), (0.8, 400), (0.99, 1000), (0.5, 100)])
+def test_the_mean_of_further_questions_lies_in_the_fresh_interval_95_times_in_100(share, count):
+    rng = np.random.default_rng(5)
+    inside = mean_alone = 0
+    for trial in range(400):
+        values, further = rng.random(count) < share, (rng.random(300) < share).mean()
+        found, of_mean = fresh(values, (0, 1), seed=trial), bootstrap(values, resamples=200, seed=trial)
+        inside += found.low <= further <= found.high
+        mean_alone += of_mean.low <= further <= of_mean.high
+    assert inside / 400 > 0.92  # 0.95 less three standard errors
+    assert mean_alone < inside
+
+
+def test_a_paired_difference_of_further_questions_lies_in_its_fresh_interval():
+    rng = np.random.default_rng(6)
+    outcomes, shares = (-1, 0, 1), (0.03, 0.4, 0.57)
+    inside = 0
+    for trial in range(400):
+        found = fresh(rng.choice(outcomes, 400, p=shares), outcomes, seed=trial)
+        inside += found.low <= rng.choice(outcomes, 300, p=shares).mean() <= found.high
+    assert inside / 400 > 0.92
+
+
+def test_values_that_are_all_equal_have_a_fresh_interval_with_a_width():
+    found = fresh([True] * 1000, (0, 1))
+    assert (found.mean, found.high, found.count) == (1, 1, 1000)
+    assert 0.98 < found.low < 1
+    assert found == fresh([True] * 1000, (0, 1))
+
+
+def test_a_value_that_is_none_of_the_outcomes_is_refused():
+    with pytest.raises(AttnLensError, match="1 of 3 values are none of the outcomes"):
+        fresh([0, 1, 0.5], (0, 1))
