@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
-    {"errors"},
+    {"errors", "versions"},
     {"geometry"},
     {"images", "canvas", "video"},
     {"importance", "adapters"},
@@ -37,7 +37,19 @@ UPWARD = {
     ("conformance", "attnlens"): "findings and drafts name the version of attnlens that made them",
 }
 LAYOUTS_KNOW = {"errors", "geometry", "adapters"}
-NEVER_TORCH = {"boxes", "importance", "adapters", "canvas", "errors", "video", "geometry", "images", "pocket", "show"}
+NEVER_TORCH = {
+    "boxes",
+    "importance",
+    "adapters",
+    "canvas",
+    "errors",
+    "versions",
+    "video",
+    "geometry",
+    "images",
+    "pocket",
+    "show",
+}
 
 
 def modules() -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from attnlens import adapters, pocket
+from attnlens import adapters, pocket, versions
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens.lens import Lens
@@ -33,11 +33,14 @@ def load(
     Either `name`: a bundled model ("pocket/llava"), a folder, or a Hugging Face id; or `model` and `processor`, both
     in memory. `adapter`: a name, a path to a YAML file or an `AdapterSpec`; by default the model folder's own
     `attnlens.yaml`, else the one for its model type. `dtype`: "float32", "bfloat16", ...; by default the checkpoint's
-    own (the bundled models: float32). Nothing is downloaded under HF_HUB_OFFLINE=1. Raises `AttnLensError`.
+    own (the bundled models: float32). Nothing is downloaded under HF_HUB_OFFLINE=1. Versions of transformers and others
+    that were not tested are told once, in one line of the log; those that give wrong maps are refused. Raises
+    `AttnLensError`.
 
         lens = attnlens.load("pocket/llava")
         reading = lens.read("photo.jpg")
     """
+    versions.announce()
     if (name is None) == (model is None):
         raise AttnLensError("Give either a name (or folder), or model= and processor=; not both, not neither.")
     if name is None:
