@@ -1,4 +1,4 @@
-"""The commands: demo, look, recipes; and, from modules of their own, ask, reproduce, layers, adapters and data.
+"""The commands: demo, look, recipes; and, from modules of their own, ask, reproduce, layers, doctor, adapters and data.
 
 Results go to standard output, everything else (progress, warnings, errors) to standard error. With --json, standard
 output is one JSON object. What is heavy is imported inside the commands, so that --help is instant.
@@ -20,6 +20,7 @@ import attnlens
 from attnlens.cli_adapters import app as adapters_app
 from attnlens.cli_ask import ask, asked
 from attnlens.cli_data import app as data_app
+from attnlens.cli_doctor import doctor
 from attnlens.cli_layers import layers as layers_command
 from attnlens.cli_options import (
     DEFAULT_MODEL,
@@ -75,6 +76,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
 app.command("layers")(layers_command)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

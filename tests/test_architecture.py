@@ -23,7 +23,7 @@ FLOORS = [
     {"lens", "pocket"},
     {"maps", "answers", "boxes", "croppers"},
     {"recipes", "conformance"},
-    {"evaluate", "attribution", "show"},
+    {"evaluate", "attribution", "show", "doctor"},
     {"attnlens"},
     {"cli", "pocket.train"},
 ]
@@ -166,7 +166,8 @@ def test_layouts_of_image_tokens_know_arrays_and_no_tensors():
 
 
 @pytest.mark.parametrize(
-    "part", sorted(NEVER_TORCH - {"pocket"}) + ["pocket.scenes", "cli", "conformance.plugin", "conformance.types"]
+    "part",
+    sorted(NEVER_TORCH - {"pocket"}) + ["pocket.scenes", "cli", "doctor", "conformance.plugin", "conformance.types"],
 )
 def test_nothing_that_such_a_part_imports_loads_torch(part):
     done = run_python(f"import sys, attnlens.{part}; sys.exit('torch' in sys.modules)")

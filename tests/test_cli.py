@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 SIZE = (400, 300)
 DEMO_KEYS = {"question", "expected", "first_answer", "answer", "box", "true_box", "cost", "picture"}
 COMMANDS = [
-    *("", "demo", "ask", "look", "layers", "reproduce"),
+    *("", "demo", "ask", "look", "layers", "reproduce", "doctor"),
     *("adapters", "adapters list", "adapters show", "adapters schema", "adapters table", "adapters check"),
     *("adapters draft", "recipes", "recipes list", "data", "data make", "data show"),
 ]

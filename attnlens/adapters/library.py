@@ -115,17 +115,17 @@ def _model_types(data: Any) -> list[str]:
 def _sources() -> Iterator[list[Path]]:
     for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep):
         if part:
-            yield _yaml_files(Path(part).expanduser(), f"{ENVIRONMENT} names")
-    if (folder := _user_folder()) is not None and folder.is_dir():
-        yield _yaml_files(folder, "The user's folder of adapters is")
+            yield yaml_files(Path(part).expanduser(), f"{ENVIRONMENT} names")
+    if (folder := user_folder()) is not None and folder.is_dir():
+        yield yaml_files(folder, "The user's folder of adapters is")
     for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         for path in _entry_point_paths(entry_point):
             who = f"The entry point {entry_point.name!r} = {entry_point.value!r} leads to"
-            yield [path] if path.is_file() else _yaml_files(path, who)
-    yield _yaml_files(_bundled_folder(), "The bundled library should be")
+            yield [path] if path.is_file() else yaml_files(path, who)
+    yield yaml_files(_bundled_folder(), "The bundled library should be")
 
 
-def _yaml_files(folder: Path, who: str) -> list[Path]:
+def yaml_files(folder: Path, who: str) -> list[Path]:
     """The folder's own YAML files, sorted; folders inside it and hidden files are left alone."""
     if not folder.is_dir():
         raise AttnLensError(f"{who} {str(folder)!r}, which is not a folder. Create it, or correct the name.")
@@ -137,7 +137,7 @@ def _yaml_files(folder: Path, who: str) -> list[Path]:
     return files
 
 
-def _user_folder() -> Path | None:
+def user_folder() -> Path | None:
     config = os.environ.get("XDG_CONFIG_HOME", "")
     # The XDG specification has relative paths ignored.
     if not os.path.isabs(config):

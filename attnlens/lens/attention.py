@@ -4,7 +4,8 @@ transformers hands back attention weights under `eager` only, and eager keeps ev
 functions are registered with its attention interface instead:
 
 - `attnlens_rows` for a language model: SDPA for all queries but the last, whose row alone is computed by the
-  model's own eager function (so soft-capping and sinks stay the model's). Weights: [batch, heads, 1, keys].
+  model's own eager function. Where soft-capping, sinks or a position bias rule SDPA out, that function computes the
+  others too, a few queries at a time, and what it makes of them is dropped. Weights: [batch, heads, 1, keys].
 - `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
 - `attnlens_open` for a connector: the model's own eager function for all queries.
 - `attnlens_chosen`: one of these for what the model goes on with, and beside it the rows of any queries that are
@@ -17,18 +18,20 @@ parameters may stay frozen. They are switched on for a stretch of work and off a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attnlens.errors import AttnLensError
 
 _EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
+_CHUNK = 128  # queries at a time where SDPA is ruled out: of a prompt of 4,096 tokens, 1/32 of the matrix of a layer
 
 ROWS = "attnlens_rows"
 CROSSING_ROWS = "attnlens_crossing_rows"
@@ -77,19 +80,58 @@ def _rows_forward(
 def _crossing_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    mask = attention_mask
     query = rooted(query)
-    eager = _eager_function(module)
-    if query.shape[2] > 1 and not any(kwargs.get(name) is not None for name in _EAGER_ONLY):
-        sdpa = AttentionInterface()["sdpa"]
-        before, _ = sdpa(
-            module, query[:, :, :-1], key, value, _rows_of(mask, slice(-1)), **kwargs | {"is_causal": False}
-        )
-        last, weights = eager(
-            module, query[:, :, -1:], key, value, _additive(_rows_of(mask, slice(-1, None)), query), **kwargs
-        )
-        return torch.cat([before, last], dim=1), weights
-    return eager(module, query, key, value, _additive(mask, query), **kwargs)
+    last = slice(query.shape[2] - 1, None)
+    output, weights = _eager_rows(module, query, key, value, attention_mask, last, kwargs)
+    if query.shape[2] == 1:
+        return output, weights
+    if any(kwargs.get(name) is not None for name in _EAGER_ONLY):
+        before = _in_chunks(module, query, key, value, attention_mask, kwargs)
+    else:
+        mask, arguments = _rows_of(attention_mask, slice(-1)), kwargs | {"is_causal": False}
+        before = [AttentionInterface()["sdpa"](module, query[:, :, :-1], key, value, mask, **arguments)[0]]
+    return torch.cat([*before, output], dim=1), weights
+
+
+def _eager_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    rows: slice | list[int],
+    kwargs: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """What the model's own eager function gives for these rows of `query` alone."""
+    own = {name: kwargs[name][:, :, rows] for name in _EAGER_ONLY if _has_rows(kwargs.get(name), query.shape[2])}
+    mask = _additive(_rows_of(attention_mask, rows), query)
+    return _eager_function(module)(module, query[:, :, rows], key, value, mask, **{**kwargs, **own})
+
+
+def _has_rows(value: Any, queries: int) -> bool:
+    """Is it [batch, heads, queries, ...], as a position bias is, and the sinks of each query (Inkling 2)?"""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == queries
+
+
+def _in_chunks(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+) -> list[Tensor]:
+    """The output of all queries but the last by the eager function; of its weights, a chunk is there at a time.
+
+    With gradients too: the graph keeps what goes into a chunk, and computes its weights again on the way back.
+    """
+
+    def output(query: Tensor, key: Tensor, value: Tensor, rows: slice) -> Tensor:
+        return _eager_rows(module, query, key, value, attention_mask, rows, kwargs)[0]
+
+    starts = range(0, query.shape[2] - 1, _CHUNK)
+    chunks = [slice(start, min(start + _CHUNK, query.shape[2] - 1)) for start in starts]
+    return [checkpoint(output, query, key, value, rows, use_reentrant=False) for rows in chunks]
 
 
 def _rows_of(mask: Tensor | None, rows: slice | list[int]) -> Tensor | None:
@@ -177,11 +219,10 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
         output, weights = AttentionInterface()[how](module, query, key, value, attention_mask, **kwargs)
         if id(module) not in inside:
             return output, None
-        if weights.shape[2] == query.shape[2]:  # all rows had to be eager
+        if weights.shape[2] == query.shape[2]:  # `how` computes all rows
             return output, weights[:, :, wanted].detach()
         with torch.no_grad():
-            rows, mask = query[:, :, wanted], _additive(_rows_of(attention_mask, wanted), query)
-            return output, _eager_function(module)(module, rows, key, value, mask, **kwargs)[1]
+            return output, _eager_rows(module, query, key, value, attention_mask, wanted, kwargs)[1]
 
     AttentionInterface.register(CHOSEN, forward)
     with implementation(modules, CHOSEN):

@@ -2,8 +2,9 @@
 
 A, replay: the last token alone, on the KV cache of all before it. Its rows reach the output through itself only, so
 its own small graph gives the full graph's gradients. Least memory; what a shared prefix needs.
-B, one pass: the whole prompt at once, SDPA for all but the last row. Where image tokens depend on the question; the
-connector's attention and its gradients come out of the same pass, whose whole graph they need.
+B, one pass: the whole prompt at once, SDPA for all but the last row (or eager code, chunk by chunk, where SDPA cannot).
+Where image tokens depend on the question; the connector's attention and its gradients come out of the same pass, whose
+whole graph they need.
 Words: on the same cache or in the same one pass, the rows of chosen tokens, without gradients.
 """
 
@@ -50,7 +51,7 @@ def one_pass(
     """Capture B; `inputs` are those of the whole prompt.
 
     Under the strategy eager, and in the decoder of an encoder-decoder, whose own prompt is a token or two, all rows are
-    computed eagerly.
+    computed eagerly, and kept until the capture is made.
     """
     with _seeing(model, structure.attention, _how(structure), structure.connector, gradients):
         output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))

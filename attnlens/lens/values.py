@@ -26,7 +26,7 @@ class ValueSimilarity:
 
     cosines: Array
     """[layers, words, tokens]: cosines of the value vectors, summed over the key-value heads; 0 where a sliding window
-    has forgotten the token."""
+    has forgotten the token. `tokens` are those in the cache, all of the prompt's but the last."""
     layers: tuple[int, ...]
     """The language model's layer numbers along axis 0."""
     words: tuple[int, ...]

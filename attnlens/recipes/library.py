@@ -26,7 +26,11 @@ class Card:
     signal: str
     """What it looks for."""
     passes: str
-    """Passes of the model beyond the first answer's, for the look and for the second answer."""
+    """Passes of the model over a prompt beyond the first answer's, for the look and for the second answer.
+
+    One more with a gate that does not let the first answer through, where a tail without the question is among them:
+    the question's is run again.
+    """
     gradient: bool
     """Whether it needs a backward pass."""
     regions: str

@@ -21,6 +21,9 @@ from attnlens.croppers import clip, clip_scorer, detector, external, ranked, seg
 from tests.croppers.models import sam_pictures, tiny_clip, tiny_rt_detr, tiny_sam, tiny_yolos
 
 QUESTION = "what is it?"
+# Between scores of one CLIP in float32: how many pictures are in a batch, and where in memory the weights lie, decide
+# the order in which a processor sums. By that the last digits differ, under 2e-6; two crops differ by 100 times CLOSE.
+CLOSE = 1e-4
 
 
 def picture(width=150, height=90, seed=0):
@@ -292,8 +295,8 @@ def test_scores_are_clips_own_whatever_the_batch():
         cosine = (image @ text) / image.norm() / text.norm()
         expected.append((cosine * model.logit_scale.exp()).item())
     for batch in (1, 2, 32):
-        assert clip_scorer(model, processor, batch=batch)(crops, QUESTION) == pytest.approx(expected, abs=1e-4)
-    assert np.ptp(expected) > 0.01
+        assert clip_scorer(model, processor, batch=batch)(crops, QUESTION) == pytest.approx(expected, abs=CLOSE)
+    assert np.ptp(expected) > 100 * CLOSE
 
 
 def test_a_question_longer_than_clip_reads_is_an_error_not_a_cut():
@@ -473,7 +476,11 @@ def test_a_folder_gives_the_same_as_the_objects_saved_in_it(make, part, tmp_path
         part
     ]
     asked = ([picture(), picture(40, 40)], QUESTION) if part is clip_scorer else (picture(),)
-    assert part(tmp_path, **options)(*asked) == part(model, processor, **options)(*asked)
+    loaded, expected = part(tmp_path, **options)(*asked), part(model, processor, **options)(*asked)
+    if part is clip_scorer:
+        assert loaded == pytest.approx(expected, abs=CLOSE)
+    else:
+        assert loaded == expected
 
 
 def test_importing_the_croppers_loads_no_torch():

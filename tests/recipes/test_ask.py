@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -296,3 +297,30 @@ def test_every_recipe_has_a_card_of_single_lines() -> None:
         card = recipes.card(name)
         assert all(len(text.splitlines()) == 1 for text in (card.signal, card.passes, card.regions))
         assert name == "none" or "arXiv" in card.source
+
+
+FIXED = ("none", "human", "rel-att", "grad-att", "pure-grad", "laser", "loc-heads")
+"""Recipes whose passes do not depend on what they find."""
+
+
+def passes(text: str) -> int:
+    """Those that a card states, such as "1 tail, 2 tokens; the crop"."""
+    return sum(map(int, re.findall(r"(\d+) (?:tail|token|whole)", text))) + text.endswith("the crop")
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_recipe_costs_what_its_card_states_and_with_a_gate_what_the_docs_state(
+    lens: Any, image: Image.Image, name: str
+) -> None:
+    given = {"box": (0, 0, 300, 300)} if name == "human" else {}
+
+    def cost(**gate: float) -> Any:
+        return attnlens.ask(lens, image, QUESTION, recipe=name, max_new_tokens=2, **given, **gate).cost
+
+    plain, unsure, sure = cost(), cost(gate=1.0), cost(gate=0.0)
+    assert plain.forwards == 1 + passes(recipes.card(name).passes)
+    again = 1 if name in ("rel-att", "laser") else 0
+    assert unsure.forwards == plain.forwards + again
+    assert (unsure.prefills, unsure.backwards) == (plain.prefills, plain.backwards)
+    assert sure.forwards == 1
+    assert not again or (plain.forwards, unsure.forwards) == (5, 6)

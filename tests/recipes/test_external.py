@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -196,7 +197,12 @@ def test_models_in_folders_choose_what_their_parts_choose(lens, scene, tmp_path)
     folder, scorer = tmp_path / "scorer", croppers.clip_scorer(*ready["scorer"])
 
     def found(recipe, **options):
-        return attnlens.ask(lens, scene.image, "is it?", recipe=recipe, **options).found
+        return close(attnlens.ask(lens, scene.image, "is it?", recipe=recipe, **options).found)
+
+    def close(regions):
+        # Weights from a file lie elsewhere in memory, and by that a processor may choose the order of its sums: the
+        # last digits differ, by under 1e-6 of scores around 1.
+        return [replace(one, score=pytest.approx(one.score, abs=1e-4)) for one in regions]
 
     assert found("clip", scorer=folder) == croppers.clip(scorer)(scene.image, "is it?")
     by_yolo = croppers.ranked(croppers.detector(*ready["detector"]), scorer, count=2)(scene.image, "is it?")
