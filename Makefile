@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.installed-docs
 
+# LOCK=/dev/null is none: what pyproject.toml allows.
+LOCK   ?= constraints.txt
 # The torch that the lock and the newest environment hold. Stated, because the newest that an index offers is often a
 # CUDA build of several gigabytes, and no index says which one is small: `make test-newest TORCH=...` tries another.
 TORCH  ?= 2.13.0
@@ -46,11 +48,11 @@ setup: $(STAMP)
 
 # Installs again only when the dependencies change: the package itself is installed in place.
 $(STAMP): pyproject.toml constraints.txt
-	@$(ENVIRONMENT) $(VENV) constraints.txt -e ".[dev]"
+	@$(ENVIRONMENT) $(VENV) $(LOCK) -e ".[dev]"
 	@touch $@
 
 $(DOCS): $(STAMP)
-	@$(ENVIRONMENT) $(VENV) constraints.txt -e ".[docs]"
+	@$(ENVIRONMENT) $(VENV) $(LOCK) -e ".[docs]"
 	@touch $@
 
 demo: $(STAMP)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,7 @@ def environment(folder: Path, *arguments: str, **variables: str) -> subprocess.C
     """Run what makes the Makefile's environments."""
     return subprocess.run(
         [str(ROOT / ".ci" / "environment"), *([str(folder), *arguments] if arguments else [])],
+        cwd=ROOT,
         env=os.environ | variables,
         capture_output=True,
         text=True,
@@ -104,12 +107,46 @@ def test_a_python_that_is_not_there_is_told(tmp_path):
     assert "does not run" in done.stderr
 
 
-def test_without_an_index_the_environment_ends_in_one_line_that_says_what_is_missing(tmp_path):
-    folder = tmp_path / "environment"
-    done = environment(
-        folder, "/dev/null", "einops", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path), PIP_CONFIG_FILE="/dev/null"
-    )
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An environment that is made already: its Python and pip are those that run the tests, and it takes no time."""
+    python = tmp_path / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return tmp_path / "environment"
+
+
+OFFLINE = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_RETRIES": "0"}
+
+
+@pytest.mark.parametrize(
+    "nowhere",
+    [{"PIP_NO_INDEX": "1"}, {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}],
+    ids=["no index", "no answer"],
+)
+def test_without_an_index_the_environment_ends_in_one_line_that_says_what_is_missing(folder, nowhere):
+    done = environment(folder, NEWEST, "einops", **OFFLINE | nowhere)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    assert "needs a network, or a package index" in done.stderr
-    assert "No matching distribution found" in done.stderr
-    assert "No matching distribution found" in (folder / "pip.log").read_text()
+    assert "could not be fetched" in done.stderr
+    assert "A network or a package index is needed once" in done.stderr
+    assert str(folder / "pip.log") in done.stderr
+    assert "ERROR: " in (folder / "pip.log").read_text()
+
+
+def test_a_lock_that_does_not_fit_is_told_with_the_way_to_do_without(folder, tmp_path):
+    index = tmp_path / "simple" / "hatchling"
+    index.mkdir(parents=True)
+    (index / "index.html").write_text('<a href="hatchling-1.0-py3-none-any.whl">hatchling</a>')
+    with zipfile.ZipFile(index / "hatchling-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("hatchling-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: hatchling\nVersion: 1.0\n")
+        wheel.writestr(
+            "hatchling-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("hatchling-1.0.dist-info/RECORD", "")
+    lock = tmp_path / "lock.txt"
+    lock.write_text("hatchling==1.1\n")
+    done = environment(folder, str(lock), "einops", **OFFLINE, PIP_INDEX_URL=index.parent.as_uri())
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "Cannot install hatchling" in done.stderr
+    assert "make LOCK=/dev/null" in done.stderr
