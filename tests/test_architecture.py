@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", "versions"},
     {"geometry"},
     {"images", "canvas", "video"},
-    {"importance", "adapters"},
+    {"importance", "adapters", "upstream"},
     {"lens", "pocket"},
     {"maps", "answers", "boxes", "croppers"},
     {"recipes", "conformance"},

@@ -15,6 +15,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import is_count
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import Prompt
+from attnlens.upstream import generating, prepared_inputs
 
 
 class Generator:
@@ -53,16 +54,16 @@ class Generator:
         inputs |= {**(vision or {}), **self.last_logits_only}
         if positions is not None:
             inputs["position_ids"] = positions[..., :stop]
-        prepared: dict[str, Any] = self.model.prepare_inputs_for_generation(
+        return prepared_inputs(
+            self.model,
             prompt.ids[:, :stop],
+            cache,
             next_sequence_length=stop - start,
-            past_key_values=cache,
             attention_mask=torch.ones_like(prompt.ids[:, :stop]),
             is_first_iteration=bool(vision),
             use_cache=True,
             **inputs,
         )
-        return prepared
 
     @torch.no_grad()
     def extend(
@@ -90,8 +91,8 @@ class Generator:
         This is the model's own `generate`, so its generation config (end tokens, repetition penalty) holds.
         """
         extra = {} if positions is None else {"position_ids": positions}
-        known = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids), "past_key_values": cache}
-        return generate(self.model, self.model, {**known, **extra}, max_new_tokens)
+        known = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids)}
+        return generate(self.model, self.model, {**known, **extra}, max_new_tokens, cache)
 
 
 def decoder_prompt(language_model: Any, like: Tensor) -> Tensor:
@@ -111,11 +112,16 @@ def check_new_tokens(count: object) -> None:
 
 @torch.no_grad()
 def generate(
-    model: Any, language_model: Any, inputs: Mapping[str, Any], max_new_tokens: int
+    model: Any,
+    language_model: Any,
+    inputs: Mapping[str, Any],
+    max_new_tokens: int,
+    cache: DynamicCache | None = None,
 ) -> tuple[list[int], float]:
     """Greedy tokens after the prompt of `inputs` and their summed log-probability, by `model.generate`.
 
-    `language_model` is the part that generates, whose generation config (end tokens, repetition penalty) holds.
+    `language_model` is the part that generates, whose generation config (end tokens, repetition penalty) holds. `cache`
+    holds what of the prompt has run.
     """
     config = copy.deepcopy(language_model.generation_config)
     config.do_sample, config.num_beams = False, 1
@@ -124,7 +130,9 @@ def generate(
     config.output_logits = config.return_dict_in_generate = True
     own = ("logits_to_keep", "use_cache", "decoder_input_ids")  # generate sets these itself
     given = {key: value for key, value in inputs.items() if key not in own}
-    out = model.generate(**given, generation_config=config)
+    with generating(language_model) as name:
+        held = {} if cache is None else {name: cache}
+        out = model.generate(**given, **held, generation_config=config)
     tokens = out.sequences[0, -len(out.logits) :].tolist()
     log_probs = torch.stack([step[0].float().log_softmax(-1) for step in out.logits])
     return tokens, float(log_probs[range(len(tokens)), tokens].sum())

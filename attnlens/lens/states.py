@@ -20,6 +20,7 @@ from attnlens.lens import capture
 from attnlens.lens.cache import branch, can_be_cut, new_cache
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import Prompt
+from attnlens.upstream import cache_name
 
 if TYPE_CHECKING:
     from attnlens.lens.lens import Lens
@@ -152,7 +153,7 @@ class States:
         lens, cache, positions = self._lens, self._whole_cache(), self._lens.generator.positions(prompt)
         if cache is None:
             return State(prompt, positions, None)
-        log_probs = self._whole_log_probs({**lens.inputs(prompt), "past_key_values": cache, "use_cache": True})
+        log_probs = self._whole_log_probs(lens.inputs(prompt) | self._on(cache))
         lens.meter.forward(prompt.image_tokens)
         return State(prompt, positions, branch(cache, prompt.length - 1), log_probs)
 
@@ -160,7 +161,7 @@ class States:
         lens, prompt = self._lens, self._prompt(question)
         inputs, cache = {**lens.inputs(prompt), "use_cache": False}, self._whole_cache()
         if cache is not None:
-            inputs |= {"past_key_values": cache, "use_cache": True}
+            inputs |= self._on(cache)
         captured = capture.one_pass(lens.model, lens.tracer, lens.structure, inputs, gradients)
         lens.meter.forward(prompt.image_tokens)
         kept = None if cache is None else branch(cache, prompt.length - 1)
@@ -172,6 +173,10 @@ class States:
         structure = self._lens.structure
         cache = new_cache(structure.generator) if structure.keys == "prompt" else None
         return cache if cache is not None and can_be_cut(cache) else None
+
+    def _on(self, cache: DynamicCache) -> dict[str, Any]:
+        """The arguments with which the whole model fills `cache`."""
+        return {cache_name(self._lens.model.forward): cache, "use_cache": True}
 
     @torch.no_grad()
     def _whole_log_probs(self, inputs: dict[str, Any]) -> Tensor:

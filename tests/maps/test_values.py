@@ -16,6 +16,7 @@ from attnlens import adapters, maps
 from attnlens.conformance.report import sample_images, tiny_lens
 from attnlens.errors import AttnLensError
 from attnlens.maps.values import EXISTENCE, relevance
+from attnlens.upstream import cache_name
 from tests import tiny
 
 QUESTION = "Is there a red sign in the image?"
@@ -74,7 +75,7 @@ def test_the_map_equals_one_made_from_the_values_of_a_full_forward():
     inputs = processor(images=[image], text=text, return_tensors="pt")
     ids = inputs["input_ids"][0].tolist()
     with torch.no_grad():
-        cache: Any = model(**inputs, use_cache=True).past_key_values
+        cache: Any = model(**inputs, use_cache=True)[cache_name(model.forward)]
     target = processor.tokenizer.encode(" red sign", add_special_tokens=False)
     (start,) = (at for at in range(len(ids)) if ids[at : at + len(target)] == target)
     columns = [at for at, token in enumerate(ids) if token == model.config.image_token_id]
