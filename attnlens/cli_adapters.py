@@ -194,7 +194,7 @@ def draft_adapter(
 
 def _one(model: str, adapter: str | None, tiny: bool, device: str | None, trust_remote_code: bool) -> Report:
     with Console(stderr=True).status(f"Checking {model} ..."):
-        from transformers.utils import logging
+        from transformers import logging
 
         from attnlens.conformance import check_model, check_tiny
 

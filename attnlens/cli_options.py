@@ -40,7 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 def loaded(name: str, adapter: str | None = None, device: str | None = None, dtype: str | None = None) -> Lens:
     """The model, while a spinner turns on a terminal's standard error."""
     with Console(stderr=True).status(f"Loading {name} ..."):
-        from transformers.utils import logging
+        from transformers import logging
 
         from attnlens.lens import load
 

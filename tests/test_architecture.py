@@ -36,7 +36,7 @@ UPWARD = {
     ): "Result.save draws its own picture; show itself knows nothing above importance",
     ("conformance", "attnlens"): "findings and drafts name the version of attnlens that made them",
 }
-LAYOUTS_KNOW = {"errors", "geometry", "adapters"}
+LAYOUTS_KNOW = {"errors", "geometry", "adapters", "upstream"}
 NEVER_TORCH = {
     "boxes",
     "importance",
@@ -160,7 +160,7 @@ def test_parts_that_work_on_arrays_and_pictures_never_import_torch():
 def test_layouts_of_image_tokens_know_arrays_and_no_tensors():
     found = {name for path in (PACKAGE / "lens" / "layouts").glob("*.py") for name in imports(path)}
     foreign = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"attnlens"}
-    assert foreign <= {"numpy", "PIL", "transformers"}  # transformers for its own arithmetic of sizes
+    assert foreign <= {"numpy", "PIL"}
     ours = {name for name in found if name.startswith("attnlens.") and not name.startswith("attnlens.lens.layouts")}
     assert {part_of(name) for name in ours} <= LAYOUTS_KNOW
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 import attnlens
 from attnlens.adapters.rendering import render

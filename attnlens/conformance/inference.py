@@ -14,6 +14,7 @@ from torch import nn
 from attnlens.adapters.schema import PromptSpec
 from attnlens.lens.attention import implementation
 from attnlens.lens.joining import features_of
+from attnlens.upstream import recorders
 
 _QUESTION = {  # for connectors that read the question, too
     "qformer_input_ids": torch.ones(1, 4, dtype=torch.long),
@@ -26,7 +27,7 @@ _CROSSING = re.compile(r".*\.\d+\.(cross_attn|cross_attention|crossattention)")
 def attention_path(model: Any) -> str | None:
     """The language model's self-attention by name, where transformers does not record it; None where it does."""
     decoder = model.get_decoder()
-    if (getattr(decoder, "_can_record_outputs", None) or {}).get("attentions") is not None:
+    if recorders(decoder, "attentions"):
         return None
     return _pattern(path for path, _ in _inside(model, decoder) if _SELF.fullmatch(path))
 

@@ -17,7 +17,6 @@ import builtins
 import sys
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -27,13 +26,11 @@ import transformers
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.auto.configuration_auto import model_type_to_module_name
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-from transformers.utils import is_torchvision_available
+from transformers import is_torchvision_available
 
 from attnlens.errors import AttnLensError
+from attnlens.upstream import Source, image_backends, needs_torchvision, torchvision_processors, use_functions
 
-_HOME = Path(str(transformers.__file__)).parent
 _MODES = {  # as torchvision resizes tensors; boxes, Hamming and Lanczos windows it does not have for them either
     Image.Resampling.NEAREST: "nearest-exact",
     Image.Resampling.BILINEAR: "bilinear",
@@ -47,7 +44,7 @@ def image_processor_class(name: str) -> type[Any]:
     Raises AttnLensError where transformers has no image processor of that name.
     """
     own = getattr(transformers, name, None)
-    if own is not None and (is_torchvision_available() or "torchvision" not in getattr(own, "_backends", ())):
+    if own is not None and (is_torchvision_available() or not needs_torchvision(own)):
         return _a_class(own, name)
     return without_torchvision(name)
 
@@ -55,13 +52,10 @@ def image_processor_class(name: str) -> type[Any]:
 @cache
 def without_torchvision(name: str) -> type[Any]:
     """transformers' image processor `name` for torchvision, on the functions below."""
-    for model_type, names in IMAGE_PROCESSOR_MAPPING_NAMES.items():
-        folder = model_type_to_module_name(model_type)
-        path = _HOME / "models" / folder / f"image_processing_{folder}.py"
-        if name == names.get("torchvision") and path.exists():
-            module = _run(path, f"transformers.models.{folder}", _backends())
-            if hasattr(module, name):
-                return _a_class(getattr(module, name), name)
+    for source in torchvision_processors(name):
+        module = _run(source, _backends())
+        if hasattr(module, name):
+            return _a_class(getattr(module, name), name)
     raise AttnLensError(
         f"transformers {transformers.__version__} has no image processor {name!r}. Correct tiny.image_processor in the "
         "adapter: the name of a class, such as CLIPImageProcessorPil."
@@ -77,13 +71,12 @@ def _a_class(found: Any, name: str) -> type[Any]:
 @cache
 def _backends() -> ModuleType:
     """A copy of transformers' base of image processors, on the functions below."""
-    module = _run(_HOME / "image_processing_backends.py", "transformers", None)
-    module.__dict__["tvF"] = _FUNCTIONS
-    module.__dict__["pil_torch_interpolation_mapping"] = {resample: resample for resample in Image.Resampling}
+    module = _run(image_backends(), None)
+    use_functions(module, _FUNCTIONS, {resample: resample for resample in Image.Resampling})
     return module
 
 
-def _run(path: Path, package: str, backends: ModuleType | None) -> ModuleType:
+def _run(source: Source, backends: ModuleType | None) -> ModuleType:
     """A private copy of one of transformers' modules; its imports of torchvision find the functions below."""
 
     def own_import(
@@ -91,16 +84,16 @@ def _run(path: Path, package: str, backends: ModuleType | None) -> ModuleType:
     ) -> Any:
         if level == 0 and name == "torchvision.transforms.v2":
             return SimpleNamespace(functional=_FUNCTIONS)
-        if backends is not None and level > 0 and name == "image_processing_backends":
+        if backends is not None and level > 0 and name == image_backends().path.stem:
             return backends
         return builtins.__import__(name, of, local, wanted or (), level)
 
-    module = ModuleType(f"{__name__}.{path.stem}")
+    module = ModuleType(f"{__name__}.{source.path.stem}")
     sys.modules[module.__name__] = module  # where transformers' own docstrings look for a class's file
     module.__dict__.update(
-        __file__=str(path), __package__=package, __builtins__={**vars(builtins), "__import__": own_import}
+        __file__=str(source.path), __package__=source.package, __builtins__={**vars(builtins), "__import__": own_import}
     )
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
+    exec(compile(source.path.read_text(encoding="utf-8"), str(source.path), "exec"), module.__dict__)
     return module
 
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from attnlens.conformance.shrinking import shrunk
 from attnlens.conformance.tiny_images import tiny_image_processor

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from attnlens.conformance.shrinking import SIDE, leaves, merge_factor
 from attnlens.conformance.standins import image_processor_class
 from attnlens.errors import AttnLensError
+from attnlens.upstream import image_processor_names, processor_names
 
 LEAST_TOKENS, MOST_TOKENS = 4, 48  # of one image, where the processor has a budget
 MOST_TILES = 6
@@ -35,10 +34,10 @@ def tiny_image_processor(
 
 def _class_name(model_type: str) -> str:
     """The type's own, PIL before torchvision; else that of another type with the same processor."""
-    processor = PROCESSOR_MAPPING_NAMES.get(model_type)
-    same = [other for other, name in PROCESSOR_MAPPING_NAMES.items() if processor is not None and name == processor]
+    processor = processor_names().get(model_type)
+    same = [other for other, name in processor_names().items() if processor is not None and name == processor]
     for candidate in (model_type, *same):
-        names = IMAGE_PROCESSOR_MAPPING_NAMES.get(candidate) or {}
+        names = image_processor_names().get(candidate) or {}
         found = names.get("pil") or names.get("torchvision")
         if found:
             return found

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
-from transformers.models.timm_wrapper import modeling_timm_wrapper
-from transformers.utils import is_timm_available
+from transformers import PreTrainedConfig, is_timm_available
 
 from attnlens.conformance.shrinking import SIDE, WIDTH
+from attnlens.upstream import timm_models_by
 
 
 class TimmTowerStandIn(nn.Module):
@@ -52,9 +50,5 @@ def timm_stand_ins() -> Iterator[None]:
         channels = getattr(config, "hidden_size", None) or (config.model_args or {}).get("embed_dim", WIDTH)
         return TimmTowerStandIn(config.architecture, channels)
 
-    with mock.patch.multiple(
-        modeling_timm_wrapper,
-        requires_backends=lambda *_: None,
-        _create_timm_model_with_error_handling=build,
-    ):
+    with timm_models_by(build):
         yield

@@ -26,9 +26,9 @@ NOT_ASKED = {
 
 def image_text_types() -> list[str]:
     """Every model type of transformers' image-text-to-text mapping."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    from attnlens import upstream
 
-    return list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    return upstream.image_text_types()
 
 
 def question_answerers() -> list[str]:
@@ -38,7 +38,7 @@ def question_answerers() -> list[str]:
 
 def check_reads_images(model_type: str) -> None:
     """Raises AttnLensError for a model type that transformers does not know as one of images and text."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING
 
     types = image_text_types()
     if model_type in types:

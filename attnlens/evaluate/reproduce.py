@@ -123,7 +123,7 @@ def _end_with_parent() -> None:
 
 def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
     import torch
-    from transformers.utils import logging
+    from transformers import logging
 
     from attnlens.evaluate.measure import measure, settings
     from attnlens.evaluate.records import Records

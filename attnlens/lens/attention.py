@@ -17,8 +17,7 @@ parameters may stay frozen. They are switched on for a stretch of work and off a
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,9 +25,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
-from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attnlens.errors import AttnLensError
+from attnlens.upstream import (
+    attention_implementation,
+    eager_attention,
+    eager_mask,
+    sdpa_mask,
+    set_attention_implementation,
+)
 
 _EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
 _CHUNK = 128  # queries at a time where SDPA is ruled out: of a prompt of 4,096 tokens, 1/32 of the matrix of a layer
@@ -38,18 +43,6 @@ CROSSING_ROWS = "attnlens_crossing_rows"
 OPEN = "attnlens_open"
 CUT = "attnlens_cut"
 CHOSEN = "attnlens_chosen"
-
-
-def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The eager attention of the file that `module`'s class was written in."""
-    for cls in type(module).__mro__:
-        function = getattr(sys.modules.get(cls.__module__), "eager_attention_forward", None)
-        if function is not None:
-            return function
-    raise AttnLensError(
-        f"{type(module).__module__} has no eager_attention_forward, so the attention weights of "
-        f"{type(module).__name__} cannot be computed. Use a model written for transformers' attention interface."
-    )
 
 
 def rooted(query: Tensor) -> Tensor:
@@ -63,7 +56,7 @@ def _open_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     query = rooted(query)
-    return _eager_function(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
+    return eager_attention(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
 
 
 def _rows_forward(
@@ -105,7 +98,7 @@ def _eager_rows(
     """What the model's own eager function gives for these rows of `query` alone."""
     own = {name: kwargs[name][:, :, rows] for name in _EAGER_ONLY if _has_rows(kwargs.get(name), query.shape[2])}
     mask = _additive(_rows_of(attention_mask, rows), query)
-    return _eager_function(module)(module, query[:, :, rows], key, value, mask, **{**kwargs, **own})
+    return eager_attention(module)(module, query[:, :, rows], key, value, mask, **{**kwargs, **own})
 
 
 def _has_rows(value: Any, queries: int) -> bool:
@@ -166,14 +159,14 @@ def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     parts = (part for module in modules for part in module.modules())
     owners = [part for part in parts if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     configs = {id(part.config): part.config for part in owners}.values()
-    before = [(config, config._attn_implementation) for config in configs]
+    before = [(config, attention_implementation(config)) for config in configs]
     try:
         for config in configs:
-            config._attn_implementation_internal = name
+            set_attention_implementation(config, name)
         yield
     finally:
         for config, previous in before:
-            config._attn_implementation_internal = previous
+            set_attention_implementation(config, previous)
 
 
 def _parts(modules: Iterable[Any]) -> set[int]:
@@ -194,7 +187,7 @@ def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
         if id(module) in inside:
             blind[..., list(columns)] = torch.finfo(query.dtype).min
         mask = _additive(attention_mask, query)
-        return _eager_function(module)(module, query, key, value, blind if mask is None else mask + blind, **kwargs)
+        return eager_attention(module)(module, query, key, value, blind if mask is None else mask + blind, **kwargs)
 
     AttentionInterface.register(CUT, forward)
     with implementation(modules, CUT):

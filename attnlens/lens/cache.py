@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+from attnlens.upstream import CacheLayerMixin, DynamicLayer, OwnCacheLayer
 
 
-class SharedLayer(DynamicLayer):
+class SharedLayer(OwnCacheLayer):
     """A cache layer whose first tokens belong to others: `keys` and `values` hold only what was added here."""
-
-    _layer_type = None  # not a layer that transformers should build by itself
 
     def __init__(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import is_count
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import Prompt
-from attnlens.upstream import generating, prepared_inputs
+from attnlens.upstream import generating, position_ids, prepared_inputs
 
 
 class Generator:
@@ -34,7 +34,7 @@ class Generator:
         vision = {key: value for key, value in prompt.vision().items() if isinstance(value, Tensor)}
         whole_numbers = {key: value for key, value in vision.items() if not value.is_floating_point()}
         known = {"attention_mask": torch.ones_like(prompt.ids), **prompt.extras, **on_device(whole_numbers, self.model)}
-        positions = self.model._prepare_position_ids_for_generation(prompt.ids, known)
+        positions = position_ids(self.model, prompt.ids, known)
         return positions if isinstance(positions, Tensor) else None
 
     def chunk(

@@ -6,7 +6,6 @@ torchvision only. Where that is missing, they are put together from their image 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import logging
@@ -29,8 +28,7 @@ def load_processor(name_or_folder: str | os.PathLike[str], **kwargs: Any) -> Any
 
     Raises AttnLensError when the files are not there, or hold no processor of images and text.
     """
-    from transformers import AutoProcessor
-    from transformers.utils import is_torchvision_available
+    from transformers import AutoProcessor, is_torchvision_available
 
     name = os.fspath(name_or_folder)
     try:
@@ -101,21 +99,16 @@ def _load_image_only(name: str, kwargs: dict[str, Any], reason: Exception) -> An
 def _processor_class(name: str, kwargs: dict[str, Any], reason: Exception) -> type[Any]:
     """The class that the files name, or that transformers has for the model's type."""
     import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    named: str | None = None
-    for read in (
-        transformers.ProcessorMixin.get_processor_dict,
-        transformers.ImageProcessingMixin.get_image_processor_dict,
-    ):
-        with contextlib.suppress(OSError, ValueError):  # a repository has one of the two files, or none
-            named = named or read(name, **kwargs)[0].get("processor_class")
+    from attnlens import upstream
+
+    named = upstream.stated_processor_class(name, **kwargs)
     if named is None:
         try:
             config = transformers.AutoConfig.from_pretrained(name, **kwargs)
         except (OSError, ValueError) as error:
             raise _cannot_load(name, error) from error
-        named = PROCESSOR_MAPPING_NAMES.get(config.model_type)
+        named = upstream.processor_names().get(config.model_type)
     found = getattr(transformers, named, None) if named else None
     if not (inspect.isclass(found) and issubclass(found, transformers.ProcessorMixin)):
         raise _cannot_load(name, reason) from reason

@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from torch import nn
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from attnlens.adapters.schema import AdapterSpec, ConnectorSpec, LanguageModelSpec, Strategy
 from attnlens.adapters.strict import FromTokenizer, resolve
 from attnlens.errors import AttnLensError
 from attnlens.lens.cache import new_cache
 from attnlens.lens.tracer import Site
+from attnlens.upstream import LinearAttentionCacheLayerMixin, recorders
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,12 @@ def _recorded_attention(generator: Any, modules: dict[str, nn.Module], key: str)
     """Where the weights come out that transformers would return as `key`, within the decoder."""
     decoder = generator.get_decoder()
     prefix = next(path for path, module in modules.items() if module is decoder)
-    recorded = (getattr(decoder, "_can_record_outputs", None) or {}).get(key)
-    recorders = recorded if isinstance(recorded, list | tuple) else [recorded]
     inside = {path: module for path, module in modules.items() if path.startswith(f"{prefix}.")}
     sites = [
-        Site(path, getattr(recorder, "index", 1))
+        Site(path, recorder.output)
         for path, module in inside.items()
-        for recorder in recorders
-        if _is_recorded(path, module, recorder)
+        for recorder in recorders(decoder, key)
+        if recorder.records(path, module)
     ]
     if not sites:
         raise AttnLensError(
@@ -105,12 +103,6 @@ def _recorded_attention(generator: Any, modules: dict[str, nn.Module], key: str)
             f"language_model: {{attention: {prefix}.layers.*.self_attn}}"
         )
     return tuple(sites)
-
-
-def _is_recorded(path: str, module: nn.Module, recorder: Any) -> bool:
-    """`recorder` is a class of modules, or says of which class and under which name."""
-    wanted, name = getattr(recorder, "target_class", recorder), getattr(recorder, "layer_name", None)
-    return isinstance(wanted, type) and isinstance(module, wanted) and (name is None or name in path)
 
 
 def _module(modules: dict[str, nn.Module], path: str) -> nn.Module:

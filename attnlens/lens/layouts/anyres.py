@@ -19,6 +19,7 @@ from attnlens.lens.layouts.base import Layout, Processed, View
 from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, steps
 from attnlens.lens.layouts.tiles import Stitched, Tokens, original, pictures
+from attnlens.upstream import best_resolution, size_on_sheet, unpadded
 
 SCALED_FROM = 1.1
 """Llava-OneVision scales down where there are more than this times as many tokens on a side as its limit allows."""
@@ -68,11 +69,9 @@ def _check_side(image: Processed, side: Size) -> None:
 
 def _sheet(image: Processed, count: int, side: Size) -> tuple[int, int]:
     """(rows, cols) of tiles, by the image processor's choice of a sheet and by the model's."""
-    from transformers.image_processing_utils import select_best_resolution
-
     found = []
     for name, owner in (("the image processor", image.processor), ("the model's config", image.config)):
-        height, width = select_best_resolution(image.size[::-1], owner.image_grid_pinpoints)
+        height, width = best_resolution(image.size[::-1], owner.image_grid_pinpoints)
         found.append((height // side[1], width // side[0]))
         if found[-1][0] * found[-1][1] + 1 != count:
             raise AttnLensError(
@@ -85,21 +84,15 @@ def _sheet(image: Processed, count: int, side: Size) -> tuple[int, int]:
 
 def _fitted(image_size: Size, sheet: Size) -> Canvas:
     """Resized to fit `sheet` without distortion, and padded on both sides."""
-    from transformers.image_processing_utils import get_patch_output_size
-    from transformers.image_utils import ChannelDimension
-
-    blank = np.broadcast_to(np.uint8(0), (1, image_size[1], image_size[0]))
-    height, width = get_patch_output_size(blank, sheet[::-1], ChannelDimension.FIRST)
-    fitted = Canvas.of(image_size).resized((int(width), int(height)))
-    return fitted.moved(sheet, (sheet[0] - int(width)) // 2, (sheet[1] - int(height)) // 2)
+    height, width = size_on_sheet(image_size[::-1], sheet[::-1])
+    fitted = Canvas.of(image_size).resized((width, height))
+    return fitted.moved(sheet, (sheet[0] - width) // 2, (sheet[1] - height) // 2)
 
 
 def _unpadded(rows: int, cols: int, image_size: Size) -> tuple[range, range]:
     """The rows and columns of tokens that the model keeps."""
-    from transformers.models.llava_next.modeling_llava_next import unpad_image
-
     numbers = np.arange(rows * cols).reshape(1, rows, cols)
-    kept = unpad_image(numbers, list(image_size[::-1]))[0]
+    kept = unpadded(numbers, image_size[::-1])[0]
     if not kept.size:
         return range(0), range(0)
     first, last = divmod(int(kept[0, 0]), cols), divmod(int(kept[-1, -1]), cols)

@@ -6,7 +6,6 @@ image. Numbers that depend on the image come from the processor's output, or fro
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,17 @@ from typing import Any
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts.base import Processed
 from attnlens.lens.layouts.placing import Canvas, Size, steps
+from attnlens.upstream import (
+    PREPROCESS,
+    fitting_sheet,
+    image_code,
+    optimal_tiled_canvas,
+    planned_windows,
+    undistorted_size,
+)
 
 _HARMLESS_STEPS = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_image_splitting", "do_pad"}
-_METHODS = ("preprocess", "_preprocess", "resize", "pad", "crop_image_to_patches", "split_images", "get_image_patches")
+_METHODS = ("preprocess", PREPROCESS, "resize", "pad", "crop_image_to_patches", "split_images", "get_image_patches")
 
 
 @dataclass(frozen=True)
@@ -48,22 +55,16 @@ def cut(image: Processed, tiles: int, side: Size) -> Cut:
 
 def family(processor: Any, known: set[str]) -> str:
     """The model type, one of `known`, whose code cuts and places the processor's images."""
-    homes = {name: _home(processor, name) for name in _METHODS if hasattr(processor, name)}
-    found = homes.get("_preprocess", "")
+    homes = {name: image_code(processor, name) for name in _METHODS if hasattr(processor, name)}
+    found = homes.get(PREPROCESS, "")
     strange = {name for name, home in homes.items() if home not in {found, "backends", "utils"}}
     if found not in known or strange:
-        own = f"methods of its own: {', '.join(sorted(strange or {'_preprocess'}))}"
+        own = f"methods of its own: {', '.join(sorted(strange or {PREPROCESS}))}"
         raise AttnLensError(
             f"{type(processor).__name__} has {own}. How it cuts an image into tiles is known for the image processors "
             f"of {', '.join(sorted(known))}. Choose one of these, or another grid kind in the adapter."
         )
     return found
-
-
-def _home(processor: Any, method: str) -> str:
-    """'got_ocr2' for a method of transformers.models.got_ocr2.image_processing_pil_got_ocr2."""
-    module = str(getattr(processor, method).__module__).rsplit(".", 1)[-1]
-    return module.removeprefix("image_processing_").removeprefix("pil_")
 
 
 def _stretched(image: Processed, rows: int, cols: int, side: Size) -> Cut:
@@ -75,9 +76,7 @@ def _by_aspect_ratio(image: Processed, tiles: int, side: Size) -> Cut:
     """The sheet whose aspect ratio suits best; a processor may be called with its cutting switched off."""
     if tiles == 1:
         return _stretched(image, 1, 1, side)
-    own = image.processor
-    canvas = _module(own).get_optimal_tiled_canvas(image.size[::-1], side[::-1], own.min_patches, own.max_patches)
-    cols, rows = (int(count) for count in canvas)
+    cols, rows = optimal_tiled_canvas(image.processor, image.size[::-1], side[::-1])
     return _stretched(image, rows, cols, side)
 
 
@@ -102,9 +101,9 @@ def _padded_after(image: Processed, tiles: int, side: Size) -> Cut:
     limits = sheet
     if not image.processor.resize_to_max_canvas:  # then an image is enlarged up to one tile at most
         limits = (min(max(width, side[1]), sheet[0]), min(max(height, side[1]), sheet[1]))
-    fitted = _module(image.processor).get_max_res_without_distortion((height, width), limits[::-1])
+    fitted = undistorted_size(image.processor, (height, width), limits[::-1])
     whole = Canvas.of(image.size)
-    shown = whole.resized((max(int(fitted[1]), 1), max(int(fitted[0]), 1)))
+    shown = whole.resized((max(fitted[1], 1), max(fitted[0], 1)))
     return Cut(rows, cols, shown.moved(sheet, 0, 0), whole)
 
 
@@ -112,16 +111,13 @@ def _by_fit(image: Processed, tiles: int, side: Size) -> Cut:
     """Perception LM: a sheet on which the image fits, else the one with the closest aspect ratio."""
     if tiles == 1:  # the thumbnail alone
         return _stretched(image, 1, 1, side)
-    asked = {"img_width": image.size[0], "img_height": image.size[1], "tile_size": side[0]}
-    own = image.processor
-    cols, rows = own._fit_image_to_canvas(**asked) or own._find_closest_aspect_ratio(**asked)
+    cols, rows = fitting_sheet(image.processor, image.size[::-1], side[0])
     return _stretched(image, rows, cols, side)
 
 
 def _by_window(image: Processed, tiles: int, side: Size) -> Cut:
     """Step 3.7: windows that suit the aspect ratio; narrow strips are padded on the right or below to a square."""
-    own = image.processor
-    *_, cols, rows, squared = own._plan_patches(*image.size, own.size["height"], own.patch_size)
+    cols, rows, squared = planned_windows(image.processor, image.size[::-1])
     whole = Canvas.of(image.size)
     if squared:
         whole = whole.moved((max(image.size), max(image.size)), 0, 0)
@@ -139,8 +135,3 @@ _CUTTERS: dict[str, Callable[[Processed, int, Size], Cut]] = {
     "perception_lm": _by_fit,
     "step3p7": _by_window,
 }
-
-
-def _module(processor: Any) -> Any:
-    """The module of the code that cuts the images, for the functions that stand beside the class."""
-    return sys.modules[processor._preprocess.__module__]

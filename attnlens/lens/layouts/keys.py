@@ -7,10 +7,8 @@ Kosmos-2) are not in the layout.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,13 @@ from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, placed
 from attnlens.lens.layouts.tiles import Stitched, pictures, tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
+from attnlens.upstream import (
+    best_resolution,
+    padding_before,
+    size_fit_to_canvas,
+    size_on_sheet,
+    supported_aspect_ratios,
+)
 
 Seen = NDArray[np.bool_]
 """[rows, cols] of a canvas's patches: which of them are no padding."""
@@ -185,11 +190,9 @@ def _resolutions(image: Processed) -> Pieces:
     whole, own = Canvas.of(image.size), image.processor
     if not own.split_image:
         return Pieces([whole])
-    code: Any = sys.modules[type(own)._preprocess.__module__]
-    sheet = code.select_best_resolution(image.size[::-1], own.split_resolutions)
-    picture = np.broadcast_to(np.float32(0), (3, *image.size[::-1]))
-    height, width = code.get_patch_output_size(picture, sheet, code.ChannelDimension.FIRST)
-    (top, _), (left, _) = own._get_padding_size((height, width), sheet)
+    sheet = best_resolution(image.size[::-1], own.split_resolutions)
+    height, width = size_on_sheet(image.size[::-1], sheet)
+    top, left = padding_before(own, (height, width), sheet)
     padded = whole.resized((width, height)).moved((sheet[1], sheet[0]), left, top)
     side = own.max_image_size
     down, across = range(0, sheet[0], side), range(0, sheet[1], side)
@@ -207,12 +210,11 @@ _CUTTERS: dict[str, Callable[[Processed], Pieces]] = {"idefics2": _quarters, "ar
 def _arranged(image: Processed, key: str, count: int, side: Size) -> tuple[int, int, Canvas]:
     """Mllama: rows and columns of tiles; the image is resized without distortion, and padded on the right and below."""
     family(image.processor, {"mllama"})
-    code: Any = sys.modules[type(image.processor)._preprocess.__module__]
     number = int(image.array(key).ravel()[0])
-    known = code.get_all_supported_aspect_ratios(count)
+    known = supported_aspect_ratios(image.processor, count)
     if not 0 < number <= len(known):
         raise AttnLensError(f"{key} is {number}; expected a number from 1 to {len(known)}. Correct the grid's ratios.")
     rows, cols = known[number - 1]
     sheet = (cols * side[0], rows * side[1])
-    height, width = code.get_image_size_fit_to_canvas(*image.size[::-1], *sheet[::-1], side[0])
-    return rows, cols, Canvas.of(image.size).resized((int(width), int(height))).moved(sheet, 0, 0)
+    height, width = size_fit_to_canvas(image.processor, image.size[::-1], sheet[::-1], side[0])
+    return rows, cols, Canvas.of(image.size).resized((width, height)).moved(sheet, 0, 0)

@@ -14,13 +14,13 @@ import numpy as np
 
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
+from attnlens.upstream import PREPROCESS, PREPROCESS_ONE, is_common_image_code, model_folder, size_with_aspect_ratio
 
 Size = tuple[int, int]
 """(width, height), in pixels."""
 
 _PIXEL_STEPS = {"do_rescale", "do_normalize", "do_convert_rgb"}  # change values, move nothing
-_METHODS = ("preprocess", "_preprocess", "_preprocess_image", "resize", "center_crop", "pad", "pad_to_square")
-_COMMON = ("transformers.image_processing_backends", "transformers.image_processing_utils")
+_METHODS = ("preprocess", PREPROCESS, PREPROCESS_ONE, "resize", "center_crop", "pad", "pad_to_square")
 
 
 @dataclass(frozen=True)
@@ -143,18 +143,18 @@ _PLACERS: dict[str, tuple[Callable[[Any, Canvas, set[str]], Canvas], set[str]]] 
 
 def _family(image_processor: Any) -> str:
     """The model type, of those known here, whose code puts the pixels in their places; "" where it is of none."""
-    for name in ("_preprocess", "preprocess"):
-        parts = _module(image_processor, name).split(".")
-        if parts[:2] == ["transformers", "models"] and parts[2] in _PLACERS:
-            return parts[2]
+    for name in (PREPROCESS, "preprocess"):
+        folder = model_folder(_module(image_processor, name))
+        if folder in _PLACERS:
+            return folder
     return ""
 
 
 def _own_code(image_processor: Any, family: str) -> set[str]:
     """Methods that place pixels, by code that is neither the family's nor transformers' common one."""
-    known = (*_COMMON, f"transformers.models.{family}.") if family else _COMMON
-    methods = {name for name in _METHODS if hasattr(type(image_processor), name)}
-    return {name for name in methods if not _module(image_processor, name).startswith(known)}
+    written = {name: _module(image_processor, name) for name in _METHODS if hasattr(type(image_processor), name)}
+    strange = {name: code for name, code in written.items() if not is_common_image_code(code)}
+    return {name for name, code in strange.items() if not family or model_folder(code) != family}
 
 
 def _module(image_processor: Any, method: str) -> str:
@@ -198,10 +198,8 @@ def _resized(image_processor: Any, size: Size) -> Size:
         edges = (int(wanted["shortest_edge"]), int(wanted["shortest_edge"] * long / short))
         return edges if size[0] <= size[1] else edges[::-1]
     if set(wanted) == {"shortest_edge", "longest_edge"}:
-        from transformers.image_transforms import get_size_with_aspect_ratio
-
-        height, width = get_size_with_aspect_ratio(size[::-1], wanted["shortest_edge"], wanted["longest_edge"])
-        return int(width), int(height)
+        height, width = size_with_aspect_ratio(size[::-1], wanted["shortest_edge"], wanted["longest_edge"])
+        return width, height
     raise AttnLensError(
         f"{type(image_processor).__name__} resizes to {wanted!r}; known are height and width, shortest_edge, and "
         "shortest_edge with longest_edge. Give the image processor one of these sizes."

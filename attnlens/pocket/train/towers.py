@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel, InstructBlipVisionConfig, InstructBlipVisionModel
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    InstructBlipVisionConfig,
+    InstructBlipVisionModel,
     Qwen2_5_VisionTransformerPretrainedModel,
-    apply_rotary_pos_emb_vision,
+    Qwen2_5_VLVisionConfig,
 )
 
 from attnlens.pocket.train.sheets import PATCH, Size
+from attnlens.upstream import rotated
 
 WIDTH, HEADS, LAYERS = 128, 4, 4
 SIDE = 80
@@ -151,7 +154,7 @@ def see_qwen(qwen: Qwen2_5_VisionTransformerPretrainedModel, pixels: torch.Tenso
     for block in qwen.blocks:
         shape = (batch, rows * cols, 3, HEADS, WIDTH // HEADS)
         query, key, value = block.attn.qkv(block.norm1(states)).view(shape).unbind(2)
-        query, key = apply_rotary_pos_emb_vision(query, key, *turns)
+        query, key = rotated(query, key, *turns)
         seen = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
         states = states + block.attn.proj(seen.transpose(1, 2).flatten(2))
         states = states + block.mlp(block.norm2(states))
