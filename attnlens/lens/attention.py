@@ -5,7 +5,8 @@ functions are registered with its attention interface instead:
 
 - `attnlens_rows` for a language model: SDPA for all queries but the last, whose row alone is computed by the
   model's own eager function. Where soft-capping, sinks or a position bias rule SDPA out, that function computes the
-  others too, a few queries at a time, and what it makes of them is dropped. Weights: [batch, heads, 1, keys].
+  others too, a few queries at a time, and what it makes of them is dropped. Weights: [batch, heads, 1, keys]. A mask
+  that is missing is an error, but in attention beside that which is looked at, where it says that it needs none.
 - `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
 - `attnlens_open` for a connector: the model's own eager function for all queries.
 - `attnlens_chosen`: one of these for what the model goes on with, and beside it the rows of any queries that are
@@ -39,6 +40,9 @@ OPEN = "attnlens_open"
 CUT = "attnlens_cut"
 CHOSEN = "attnlens_chosen"
 
+_looked_at: set[int] = set()
+"""The modules that `implementation` runs at the moment, as ids; others share their config, and so its name."""
+
 
 def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     """The eager attention of the file that `module`'s class was written in."""
@@ -69,12 +73,22 @@ def _open_forward(
 def _rows_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    if attention_mask is None and query.shape[2] > 1:
+    if attention_mask is None and query.shape[2] > 1 and not _needs_no_mask(module, kwargs.get("is_causal")):
         raise AttnLensError(
             f"{type(module).__name__} built no attention mask for the implementation {ROWS!r}: transformers' mask "
             "interface was bypassed, and the rows would be wrong. State language_model: {strategy: eager}."
         )
     return _crossing_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _needs_no_mask(module: nn.Module, is_causal: bool | None) -> bool:
+    """Whether every query of this attention may see every key: it says that it is not causal, and is not looked at.
+
+    Inkling 2 mixes the states of earlier blocks so, each token by itself. Self-attention over the prompt has a mask
+    even where its image tokens see each other, so that of the modules looked at is never to be missing.
+    """
+    said = getattr(module, "is_causal", None) if is_causal is None else is_causal
+    return said is False and id(module) not in _looked_at
 
 
 def _crossing_forward(
@@ -163,15 +177,18 @@ AttentionMaskInterface.register(CHOSEN, _rows_mask)
 @contextmanager
 def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     """Run the attention of `modules`, and of what is in them, under the implementation `name`, then as before."""
-    parts = (part for module in modules for part in module.modules())
+    parts = [part for module in modules for part in module.modules()]
     owners = [part for part in parts if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     configs = {id(part.config): part.config for part in owners}.values()
     before = [(config, config._attn_implementation) for config in configs]
+    new = {id(part) for part in parts} - _looked_at
     try:
+        _looked_at.update(new)
         for config in configs:
             config._attn_implementation_internal = name
         yield
     finally:
+        _looked_at.difference_update(new)
         for config, previous in before:
             config._attn_implementation_internal = previous
 
