@@ -12,8 +12,9 @@ functions are registered with its attention interface instead:
 - `attnlens_chosen`: one of these for what the model goes on with, and beside it the rows of any queries that are
   chosen, such as some words of the question, by the model's own eager function.
 
-All begin the autograd graph by themselves where gradients are on and nothing before them requires any, so that
-parameters may stay frozen. They are switched on for a stretch of work and off again.
+All leave out the keys that a model's indexer leaves out, where it has sparse attention. All begin the autograd graph
+by themselves where gradients are on and nothing before them requires any, so that parameters may stay frozen. They are
+switched on for a stretch of work and off again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attnlens.errors import AttnLensError
 
+_Forward = Callable[..., tuple[Tensor, Any]]
 _EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
 _CHUNK = 128  # queries at a time where SDPA is ruled out: of a prompt of 4,096 tokens, 1/32 of the matrix of a layer
 
@@ -56,6 +59,43 @@ def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     )
 
 
+def _without_unindexed(forward: _Forward) -> _Forward:
+    """`forward`, its mask without the keys that the model's indexer has not chosen.
+
+    Models with sparse attention write that choice into the mask under eager and SDPA alone. To any other implementation
+    they hand it beside the mask, as `indices` of keys [batch, queries, chosen] or as `block_indices` of blocks of them.
+    """
+
+    @wraps(forward)
+    def masked(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Any]:
+        indices, blocks = kwargs.pop("indices", None), kwargs.pop("block_indices", None)
+        if indices is not None:
+            size = (*indices.shape[:2], key.shape[2])
+            seen = torch.zeros(size, dtype=torch.bool, device=key.device).scatter(-1, indices.long(), True)[:, None]
+            attention_mask = _narrowed(attention_mask, seen, query)
+        if blocks is not None:
+            positions = kwargs.get("position_ids")
+            if positions is None:
+                positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=key.device)
+            positions = (positions if positions.ndim > 1 else positions[None]).expand(query.shape[0], -1)
+            indexer: Any = module.indexer
+            attention_mask = indexer.build_block_mask(
+                blocks, attention_mask, key.shape[2], query.dtype, query.device, positions
+            )
+        return forward(module, query, key, value, attention_mask, **kwargs)
+
+    return masked
+
+
+def _narrowed(mask: Tensor | None, seen: Tensor, query: Tensor) -> Tensor:
+    """`mask`, boolean or additive, where `seen` is true; elsewhere nothing is looked at."""
+    if mask is None or mask.dtype == torch.bool:
+        return seen if mask is None else mask & seen
+    return mask.masked_fill(~seen, torch.finfo(query.dtype).min)
+
+
 def rooted(query: Tensor) -> Tensor:
     """`query`, as the start of the graph if gradients are wanted and none has begun."""
     if torch.is_grad_enabled() and not query.requires_grad:
@@ -63,6 +103,7 @@ def rooted(query: Tensor) -> Tensor:
     return query
 
 
+@_without_unindexed
 def _open_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
@@ -70,6 +111,7 @@ def _open_forward(
     return _eager_function(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
 
 
+@_without_unindexed
 def _rows_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
@@ -91,6 +133,7 @@ def _needs_no_mask(module: nn.Module, is_causal: bool | None) -> bool:
     return said is False and id(module) not in _looked_at
 
 
+@_without_unindexed
 def _crossing_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
@@ -204,6 +247,7 @@ def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
     modules = list(modules)
     inside = _parts(modules)
 
+    @_without_unindexed
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
@@ -228,6 +272,7 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
     modules, wanted = list(modules), list(queries)
     inside, connecting = _parts(modules), _parts(connector)
 
+    @_without_unindexed
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
