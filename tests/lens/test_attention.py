@@ -1,4 +1,4 @@
-"""Claims about the attention functions: a missing mask is caught, one that is not needed is not, indexers are heeded."""
+"""Claims about the attention functions: a missing mask is caught, unless none is needed, and indexers are heeded."""
 
 from __future__ import annotations
 
