@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import get_args
 
 import pytest
+import transformers
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -83,12 +84,32 @@ def test_the_readme_s_python_runs_and_saves_the_picture(tmp_path, monkeypatch):
     assert (tmp_path / "out.png").stat().st_size > 10_000
 
 
-def test_the_readme_counts_the_model_types_right():
+CHECKED = json.loads((ROOT / "docs" / "models" / "checks.json").read_text(encoding="utf-8"))
+MINOR = ".".join(CHECKED["versions"]["transformers"].split(".")[:2])
+
+
+def test_the_readme_counts_the_model_types_as_the_checks_found_them():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    everything, asked = len(image_text_types()), len(question_answerers())
-    assert f"{everything} image-text-to-text model types; {asked} of them answer" in text
-    reports = json.loads((ROOT / "docs" / "models" / "checks.json").read_text(encoding="utf-8"))["reports"]
-    assert f"{sum(report['passed'] for report in reports)} of the {asked} pass every check" in text
+    asked, passed = len(CHECKED["reports"]), sum(report["passed"] for report in CHECKED["reports"])
+    everything = CHECKED["image_text_types"]
+    assert f"transformers {MINOR} has {everything} image-text-to-text model types; {asked} of them answer" in text
+    assert f"each of the {asked}, in YAML alone" in text
+    assert f"{passed} of the {asked} pass every check" in text
+
+
+def test_the_index_counts_the_model_types_as_the_checks_found_them():
+    assert f"{len(CHECKED['reports'])} model types" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_changelog_counts_the_model_types_as_the_checks_found_them():
+    text = " ".join((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split())
+    assert f"the {len(CHECKED['reports'])} question-answering model types among transformers {MINOR}'s" in text
+
+
+@pytest.mark.skipif(transformers.__version__ != CHECKED["versions"]["transformers"], reason="made with another version")
+def test_the_checks_are_of_every_model_type_that_their_transformers_has():
+    assert {report["model_type"] for report in CHECKED["reports"]} == set(question_answerers())
+    assert CHECKED["image_text_types"] == len(image_text_types())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

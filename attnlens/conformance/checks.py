@@ -56,8 +56,10 @@ def hold(found: Iterable[Finding]) -> bool:
 
 
 def told(error: Exception) -> str:
-    """An error's type and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    """An error's type and the first line of what it says; the second too, where the first only announces it."""
+    first, *rest = str(error).splitlines() or [""]
+    said = f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first
+    return f"{type(error).__name__}: {said}"
 
 
 def _finding(name: str, lens: Lens, first: Image.Image, second: Image.Image) -> Finding:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from attnlens.conformance.tiny import tiny_config, tiny_like, tiny_model
 from attnlens.conformance.tiny_images import tiny_image_processor
 from attnlens.conformance.types import check_asked
 from attnlens.errors import AttnLensError
+from attnlens.lens.broken import check_runs
 from attnlens.lens.joining import features_of, nested
 from attnlens.lens.layouts import Processed, layout_of
 from attnlens.lens.lens import Lens
@@ -80,22 +82,36 @@ def draft(name: str | Path, *, hidden: str | None = None, trust_remote_code: boo
     """
     if not Path(name).exists() and str(name) in CONFIG_MAPPING:
         check_asked(str(name))
-        return _drafted(str(name), tiny_config(str(name)), hidden)
+        return _drafted(str(name), lambda: tiny_config(str(name)), hidden)
     config = load_config(name, trust_remote_code=trust_remote_code)
     if config.model_type in CONFIG_MAPPING:
         check_asked(config.model_type)
-    found = _drafted(config.model_type, tiny_like(config), hidden)
+    found = _drafted(config.model_type, lambda: tiny_like(config), hidden)
     return _with_prompt(found, load_processor(name, trust_remote_code=trust_remote_code))
 
 
-def _drafted(model_type: str, config: PreTrainedConfig, hidden: str | None) -> Draft:
+@contextmanager
+def _step(model_type: str, failed: str, advice: str) -> Iterator[None]:
+    """Whatever goes wrong in a model's own code becomes an error that says what was being tried, and what was seen."""
     try:
-        model = tiny_model(config)
+        yield
+    except AttnLensError:
+        raise
     except Exception as error:
-        raise AttnLensError(
-            f"No tiny model of the type {model_type!r} could be made ({told(error)}). Write the adapter by hand, and "
-            "what the config lacks under tiny."
-        ) from error
+        raise AttnLensError(f"{failed} the type {model_type!r} ({told(error)}). {advice}") from error
+
+
+def _drafted(model_type: str, make: Callable[[], PreTrainedConfig], hidden: str | None) -> Draft:
+    check_runs(model_type)
+    by_hand = "Write the adapter by hand (attnlens adapters list), and what the config lacks under tiny."
+    with _step(model_type, "No tiny model could be made of", by_hand):
+        config = make()
+        model = tiny_model(config)
+    with _step(model_type, "The modules and the image processor could not be read of", by_hand):
+        return _read_off(model, model_type, config, hidden)
+
+
+def _read_off(model: Any, model_type: str, config: PreTrainedConfig, hidden: str | None) -> Draft:
     image_token_id, where = _image_token(config)
     facts: Facts = {"model_types": [model_type], "image_token_id": image_token_id}
     origin = {

@@ -45,6 +45,10 @@ _AT_MOST: tuple[tuple[str, int], ...] = (
     (r"ssm_state_size", 16),
     (r"sliding_window(_size)?", 44),  # back over the question of the checks, to a part of the image
     (r"attention_chunk_size|base_channels", 32),
+    (r"index_topk", 32),  # so that an indexer leaves out a part of the checks' prompts
+    (r"index_topk_blocks", 3),
+    (r"index_block_size", 8),
+    (r"index_n_heads", 32),  # few heads are often all at zero, and among keys of equal score any may be chosen
     (r"latent_channels", WIDTH),
     (r"codebook_size|num_embeddings", VOCABULARY),
     (r"max_(source_)?positions?(_embeddings)?|position_embedding_size", 2048),

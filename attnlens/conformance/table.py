@@ -11,8 +11,9 @@ from typing import Any
 import attnlens
 from attnlens.conformance.checks import CHECKS
 from attnlens.conformance.report import Report
-from attnlens.conformance.types import NOT_ASKED
+from attnlens.conformance.types import NOT_ASKED, image_text_types
 from attnlens.errors import AttnLensError
+from attnlens.lens.broken import KNOWN_BROKEN
 
 _EXPLAINED = """\
 Every row was proved on a tiny random model of the type, made from its config class, in float32 on a CPU, with the
@@ -25,10 +26,11 @@ written with torch in its place, so the last digits of a resized pixel may diffe
 
 
 def document(reports: Sequence[Report]) -> dict[str, Any]:
-    """The reports as data, with the versions they were made under."""
+    """The reports as data, with the versions they were made under, and how many types that transformers has."""
     libraries = {name: version(name) for name in ("transformers", "torch", "nnsight")}
     return {
         "versions": {"attnlens": attnlens.__version__, **libraries},
+        "image_text_types": len(image_text_types()),
         "reports": [{**report.as_dict(), "seconds": round(report.seconds, 1)} for report in reports],
     }
 
@@ -39,8 +41,10 @@ def read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AttnLensError(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(found, dict) or not {"versions", "reports"} <= set(found):
-        raise AttnLensError(f"{path} is not what `attnlens adapters check --json` prints: versions and reports.")
+    if not isinstance(found, dict) or not {"versions", "image_text_types", "reports"} <= set(found):
+        raise AttnLensError(
+            f"{path} is not what `attnlens adapters check --json` prints: versions, image_text_types and reports."
+        )
     return found
 
 
@@ -52,8 +56,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [
         "# Supported models",
         "",
-        f"{passed} of {len(reports)} question-answering model types pass every check, with {versions}. This page is "
-        "made by `make models`, from the adapters and from what `attnlens adapters check --tiny --all` found.",
+        f"transformers {found['versions']['transformers']} has {found['image_text_types']} image-text-to-text model "
+        f"types; {len(reports)} of them answer questions, and {passed} of these pass every check, with {versions}. "
+        "This page is made by `make models`, from the adapters and from what `attnlens adapters check --tiny --all` "
+        "found.",
         "",
         _EXPLAINED,
         _row("model type", "adapter", "grid", "connector", "strategy", f"proved, of {len(CHECKS)} checks"),
@@ -61,6 +67,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         *(_row(*_facts(report), _proved(report)) for report in reports),
     ]
     lines += _section("What does not hold", _reasons(reports, passed=False))
+    lines += _section("Broken by transformers itself", _broken())
     lines += _section("Nothing to compare", _reasons(reports, passed=None))
     lines += _section("Image processors", [_PROCESSORS, "", f"{', '.join(_substituted(reports))}."])
     others = [f"- `{name}`: {reason}" for name, reason in NOT_ASKED.items()]
@@ -91,6 +98,15 @@ def _reasons(reports: Sequence[Mapping[str, Any]], *, passed: bool | None) -> li
         for detail, names in checks.items():
             types.setdefault((_listed(names), detail), []).append(f"`{report['model_type']}`")
     return [f"- {', '.join(names)}: {which}: {detail}" for (which, detail), names in types.items()]
+
+
+def _broken() -> list[str]:
+    """The releases of transformers that cannot run a type, whether or not one of them is installed."""
+    return [
+        f"- `{name}`, by transformers {versions.removeprefix('==')}: {reason}. A plain forward fails there; install "
+        "another release."
+        for name, (versions, reason) in KNOWN_BROKEN.items()
+    ]
 
 
 def _listed(checks: Sequence[str]) -> str:

@@ -5,20 +5,23 @@ functions are registered with its attention interface instead:
 
 - `attnlens_rows` for a language model: SDPA for all queries but the last, whose row alone is computed by the
   model's own eager function. Where soft-capping, sinks or a position bias rule SDPA out, that function computes the
-  others too, a few queries at a time, and what it makes of them is dropped. Weights: [batch, heads, 1, keys].
+  others too, a few queries at a time, and what it makes of them is dropped. Weights: [batch, heads, 1, keys]. A mask
+  that is missing is an error, but in attention beside that which is looked at, where it says that it needs none.
 - `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
 - `attnlens_open` for a connector: the model's own eager function for all queries.
 - `attnlens_chosen`: one of these for what the model goes on with, and beside it the rows of any queries that are
   chosen, such as some words of the question, by the model's own eager function.
 
-All begin the autograd graph by themselves where gradients are on and nothing before them requires any, so that
-parameters may stay frozen. They are switched on for a stretch of work and off again.
+All leave out the keys that a model's indexer leaves out, where it has sparse attention. All begin the autograd graph
+by themselves where gradients are on and nothing before them requires any, so that parameters may stay frozen. They are
+switched on for a stretch of work and off again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -35,6 +38,7 @@ from attnlens.upstream import (
     set_attention_implementation,
 )
 
+_Forward = Callable[..., tuple[Tensor, Any]]
 _EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
 _CHUNK = 128  # queries at a time where SDPA is ruled out: of a prompt of 4,096 tokens, 1/32 of the matrix of a layer
 
@@ -44,6 +48,46 @@ OPEN = "attnlens_open"
 CUT = "attnlens_cut"
 CHOSEN = "attnlens_chosen"
 
+_looked_at: set[int] = set()
+"""The modules that `implementation` runs at the moment, as ids; others share their config, and so its name."""
+
+
+def _without_unindexed(forward: _Forward) -> _Forward:
+    """`forward`, its mask without the keys that the model's indexer has not chosen.
+
+    Models with sparse attention write that choice into the mask under eager and SDPA alone. To any other implementation
+    they hand it beside the mask, as `indices` of keys [batch, queries, chosen] or as `block_indices` of blocks of them.
+    """
+
+    @wraps(forward)
+    def masked(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Any]:
+        indices, blocks = kwargs.pop("indices", None), kwargs.pop("block_indices", None)
+        if indices is not None:
+            size = (*indices.shape[:2], key.shape[2])
+            seen = torch.zeros(size, dtype=torch.bool, device=key.device).scatter(-1, indices.long(), True)[:, None]
+            attention_mask = _narrowed(attention_mask, seen, query)
+        if blocks is not None:
+            positions = kwargs.get("position_ids")
+            if positions is None:
+                positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=key.device)
+            positions = (positions if positions.ndim > 1 else positions[None]).expand(query.shape[0], -1)
+            indexer: Any = module.indexer
+            attention_mask = indexer.build_block_mask(
+                blocks, attention_mask, key.shape[2], query.dtype, query.device, positions
+            )
+        return forward(module, query, key, value, attention_mask, **kwargs)
+
+    return masked
+
+
+def _narrowed(mask: Tensor | None, seen: Tensor, query: Tensor) -> Tensor:
+    """`mask`, boolean or additive, where `seen` is true; elsewhere nothing is looked at."""
+    if mask is None or mask.dtype == torch.bool:
+        return seen if mask is None else mask & seen
+    return mask.masked_fill(~seen, torch.finfo(query.dtype).min)
+
 
 def rooted(query: Tensor) -> Tensor:
     """`query`, as the start of the graph if gradients are wanted and none has begun."""
@@ -52,6 +96,7 @@ def rooted(query: Tensor) -> Tensor:
     return query
 
 
+@_without_unindexed
 def _open_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
@@ -59,10 +104,11 @@ def _open_forward(
     return eager_attention(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
 
 
+@_without_unindexed
 def _rows_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    if attention_mask is None and query.shape[2] > 1:
+    if attention_mask is None and query.shape[2] > 1 and not _needs_no_mask(module, kwargs.get("is_causal")):
         raise AttnLensError(
             f"{type(module).__name__} built no attention mask for the implementation {ROWS!r}: transformers' mask "
             "interface was bypassed, and the rows would be wrong. State language_model: {strategy: eager}."
@@ -70,6 +116,17 @@ def _rows_forward(
     return _crossing_forward(module, query, key, value, attention_mask, **kwargs)
 
 
+def _needs_no_mask(module: nn.Module, is_causal: bool | None) -> bool:
+    """Whether every query of this attention may see every key: it says that it is not causal, and is not looked at.
+
+    Inkling 2 mixes the states of earlier blocks so, each token by itself. Self-attention over the prompt has a mask
+    even where its image tokens see each other, so that of the modules looked at is never to be missing.
+    """
+    said = getattr(module, "is_causal", None) if is_causal is None else is_causal
+    return said is False and id(module) not in _looked_at
+
+
+@_without_unindexed
 def _crossing_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
@@ -156,15 +213,18 @@ AttentionMaskInterface.register(CHOSEN, _rows_mask)
 @contextmanager
 def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     """Run the attention of `modules`, and of what is in them, under the implementation `name`, then as before."""
-    parts = (part for module in modules for part in module.modules())
+    parts = [part for module in modules for part in module.modules()]
     owners = [part for part in parts if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     configs = {id(part.config): part.config for part in owners}.values()
     before = [(config, attention_implementation(config)) for config in configs]
+    new = {id(part) for part in parts} - _looked_at
     try:
+        _looked_at.update(new)
         for config in configs:
             set_attention_implementation(config, name)
         yield
     finally:
+        _looked_at.difference_update(new)
         for config, previous in before:
             set_attention_implementation(config, previous)
 
@@ -180,6 +240,7 @@ def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
     modules = list(modules)
     inside = _parts(modules)
 
+    @_without_unindexed
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
@@ -204,6 +265,7 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
     modules, wanted = list(modules), list(queries)
     inside, connecting = _parts(modules), _parts(connector)
 
+    @_without_unindexed
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import is_count
 from attnlens.images import open_image
 from attnlens.lens.batch import next_tokens
+from attnlens.lens.broken import check_runs
 from attnlens.lens.cost import Meter
 from attnlens.lens.generator import Generator, decoder_prompt
 from attnlens.lens.joining import on_device
@@ -26,6 +27,7 @@ class Lens:
     """What `attnlens.load` returns: `read` an image with it, then ask."""
 
     def __init__(self, model: Any, processor: Any, spec: AdapterSpec) -> None:
+        check_runs(model.config.model_type)
         self.model = model
         self.processor = processor
         self.spec = spec

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from attnlens import adapters, pocket, versions
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError, first_line
+from attnlens.lens.broken import check_runs
 from attnlens.lens.lens import Lens
 from attnlens.lens.processors import load_processor
 
@@ -54,12 +56,13 @@ def load(
     own = Path(source) / ADAPTER_FILE
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        check_runs(config.model_type)  # before its weights are loaded
         spec = _spec(adapter or (own if own.is_file() else None), config)
         processor = processor or load_processor(source, trust_remote_code=trust_remote_code)
         model = AutoModelForImageTextToText.from_pretrained(
             source, dtype=precision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise AttnLensError(
             f"The model {str(name)!r} could not be loaded: {_sentence(error)} Expected a bundled model "
             f"({', '.join(f'pocket/{n}' for n in pocket.names())}), a folder with config.json, weights and processor, "
@@ -72,7 +75,7 @@ def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The config of the model in a folder or on the Hugging Face hub. Raises AttnLensError."""
     try:
         return AutoConfig.from_pretrained(str(name), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a config's own code may fail in any way
         raise AttnLensError(
             f"The config of {str(name)!r} could not be read: {_sentence(error)} Expected a folder with config.json, "
             "a Hugging Face id (downloaded before, or with a network), or a model type such as llava."

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING
 
 import attnlens
@@ -15,6 +16,7 @@ from attnlens.conformance import check_tiny
 from attnlens.conformance.draft import Draft, draft
 from attnlens.conformance.tiny import tiny_config
 from attnlens.errors import AttnLensError
+from attnlens.lens.broken import KNOWN_BROKEN
 from tests import tiny
 
 TWENTY = (
@@ -113,6 +115,28 @@ def test_a_folder_without_a_processor_is_refused(tmp_path: Path) -> None:
         draft(tmp_path)
 
 
+@pytest.mark.skipif("apertus1p5" not in CONFIG_MAPPING, reason="a type of transformers 5.24")
+def test_a_type_whose_config_refuses_to_be_made_tiny_is_refused_with_what_it_says():
+    with pytest.raises(AttnLensError, match=r"No tiny model .*'apertus1p5' \(.*`codebook_dim` \(512\) must equal"):
+        draft("apertus1p5")
+
+
+@pytest.mark.parametrize("step", ["tiny_config", "tiny_model", "attention_path", "crossing_path", "hypotheses"])
+def test_whatever_goes_wrong_in_a_model_s_own_code_is_said_in_one_error(step, monkeypatch):
+    def surprise(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("as no one thought")
+
+    monkeypatch.setattr(f"attnlens.conformance.draft.{step}", surprise)
+    with pytest.raises(AttnLensError, match=r"'llava' \(ZeroDivisionError: as no one thought\)\. Write the adapter"):
+        draft("llava")
+
+
+def test_a_type_that_the_installed_transformers_breaks_is_refused(monkeypatch):
+    monkeypatch.setitem(KNOWN_BROKEN, "llava", (f"=={transformers.__version__}", "it is empty"))
+    with pytest.raises(AttnLensError, match="cannot run models of the type 'llava'"):
+        draft("llava")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -135,6 +159,9 @@ CONFIGS = {
     "a model type that transformers does not have": {"model_type": "my_new_vl"},
     "a text-only model": {"model_type": "llama", "hidden_size": 64},
     "a config that is no mapping": [1],
+    "a setting of the wrong kind": {"model_type": "llava", "image_token_index": "many"},
+    "a part of the wrong kind": {"model_type": "llava", "text_config": [1]},
+    "a part of a type that there is not": {"model_type": "llava", "text_config": {"model_type": "nothing"}},
 }
 
 
