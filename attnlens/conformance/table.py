@@ -103,7 +103,7 @@ def _reasons(reports: Sequence[Mapping[str, Any]], *, passed: bool | None) -> li
 def _broken() -> list[str]:
     """The releases of transformers that cannot run a type, whether or not one of them is installed."""
     return [
-        f"- `{name}`, by transformers {versions.removeprefix('==')}: {reason}. A plain forward fails there; install "
+        f"- `{name}`, by transformers {', '.join(versions)}: {reason}. A plain forward fails there; install "
         "another release."
         for name, (versions, reason) in KNOWN_BROKEN.items()
     ]

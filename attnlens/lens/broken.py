@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import transformers
-from packaging.specifiers import SpecifierSet
 
 from attnlens.errors import AttnLensError
 
-KNOWN_BROKEN: dict[str, tuple[str, str]] = {
+KNOWN_BROKEN: dict[str, tuple[tuple[str, ...], str]] = {
     "llama4": (
-        "==5.24.0",
+        ("5.24.0",),
         "Llama4ForConditionalGeneration.forward reads image_outputs of its language model's output, which has none",
     ),
 }
-"""Model types, with the versions of transformers that cannot run them and why not."""
+"""Model types, with the releases of transformers that cannot run them and why not."""
 
 
 def broken(model_type: str, version: str = transformers.__version__) -> str | None:
     """Why that version of transformers cannot run models of that type, and what can; None where nothing is known."""
-    versions, reason = KNOWN_BROKEN.get(model_type, ("", ""))
-    if not versions or not SpecifierSet(versions).contains(version, prereleases=True):
+    versions, reason = KNOWN_BROKEN.get(model_type, ((), ""))
+    if version not in versions:
         return None
     return (
         f"transformers {version} cannot run models of the type {model_type!r}: a plain forward fails, with or without "
         f"an image ({reason}). Install another release that attnlens supports: "
-        f"pip install 'transformers>=5.23,!={versions.removeprefix('==')}'."
+        f"pip install 'transformers>=5.23,{','.join(f'!={one}' for one in versions)}'."
     )
 
 
