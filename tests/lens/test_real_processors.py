@@ -51,7 +51,7 @@ class Case:
 
 
 class Prefixing(transformers.PreTrainedTokenizerFast):
-    """Begins every text with a token of its own, as LLaMA's tokenizer with its underscore; FuyuProcessor counts on it."""
+    """Begins every text with a token of its own, as LLaMA's does with its underscore: FuyuProcessor cuts it off."""
 
     def __call__(self, text: Any, **options: Any) -> Any:
         return super().__call__(f"_{text}", **options)
