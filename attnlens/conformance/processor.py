@@ -17,6 +17,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
+from attnlens.adapters.grids import UnpaddedGrid
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.adapters.strict import FromTokenizer, resolve
 from attnlens.lens.joining import features_of, nested
@@ -59,8 +60,9 @@ class StandInProcessor:
     def __call__(self, images: Sequence[Image.Image], text: Sequence[str], **_: Any) -> BatchFeature:
         pictures = [self._pictures(image) for image in images]
         features = self._features(images)
-        if self._spec.grid.kind == "unpadded":
-            cut = [self._patches(features, number) for number in range(len(images))]
+        grid = self._spec.grid
+        if grid.kind == "unpadded":
+            cut = [self._patches(features, number, grid) for number in range(len(images))]
             features[self._spec.prompt.pixels] = torch.cat(cut)
         ids = self._ids(text[0], pictures)
         wanted = {key: value for key, value in features.items() if key in self._accepted}
@@ -76,9 +78,9 @@ class StandInProcessor:
         prompt = self._spec.prompt
         return features_of(self.image_processor(nested(images, prompt), return_tensors="pt"), prompt)
 
-    def _patches(self, features: dict[str, Any], image: int) -> torch.Tensor:
+    def _patches(self, features: dict[str, Any], image: int, grid: UnpaddedGrid) -> torch.Tensor:
         """[patches, values]: the full processor cuts the canvas itself, to the patches that hold the image."""
-        grid, own = self._spec.grid, self.image_processor
+        own = self.image_processor
         side = own.patch_size["height"]
         down, across = (math.ceil(int(features[key][image][0]) / side) * side for key in (grid.height, grid.width))
         canvas = features["images"][image][0][:, :down, :across]
