@@ -25,7 +25,7 @@ RUN     := PYTHONDONTWRITEBYTECODE= $(OFFLINE)
 
 # What torchvision may change: processors and what is made of them.
 WITH_TORCHVISION := tests/pocket tests/lens/layouts tests/lens/test_loading.py tests/lens/test_processors.py \
-	tests/lens/test_real_processors.py
+	tests/lens/test_real_processors.py tests/conformance/test_standins.py tests/test_torchvision_check.py
 
 .PHONY: help setup demo test test-all test-oldest test-newest test-torchvision lock report models lint format docs clean
 

@@ -13,7 +13,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -286,6 +286,18 @@ def stated_processor_class(name: str, **kwargs: Any) -> str | None:
         if found is not None:
             return str(found)
     return None
+
+
+def states_video_processor(name: str, **kwargs: Any) -> bool:
+    """Whether a model's files hold settings of a video processor, to leave out none that is stated and broken."""
+    from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
+
+    with suppress(OSError, ValueError):
+        if "video_processor" in transformers.ProcessorMixin.get_processor_dict(name, **kwargs)[0]:
+            return True
+    with suppress(OSError):
+        return cached_file(name, VIDEO_PROCESSOR_NAME, **kwargs) is not None
+    return False
 
 
 class Source(NamedTuple):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
-    {"errors", "versions"},
+    {"errors", "versions", "torchvision_check"},
     {"geometry"},
     {"images", "canvas", "video"},
     {"importance", "adapters", "upstream"},
@@ -44,6 +44,7 @@ NEVER_TORCH = {
     "canvas",
     "errors",
     "versions",
+    "torchvision_check",
     "video",
     "geometry",
     "images",

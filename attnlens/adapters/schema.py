@@ -28,6 +28,7 @@ class PromptSpec(Strict):
     prepended: int | FromConfig | None = Field(
         default=None, description="image tokens that the processor puts before the text, whatever the number of images"
     )
+    placed: int = Field(default=0, ge=0, description="images that the processor puts in front of a literal template")
     per_image: tuple[str, ...] = Field(
         default=(), description="text inputs that the connector wants once for each image"
     )
@@ -45,6 +46,9 @@ class PromptSpec(Strict):
         default=None, description="an input that is 1 at the image tokens, where these have not all the same id"
     )
     pixels: str = Field(default="pixel_values", description="the image processor's output that holds the pixels")
+    arguments: dict[str, Any] = Field(
+        default={}, description="what the processor is called with beside images and text"
+    )
     pixel_gradient: bool = Field(
         default=True, description="false where the image reaches the language model through codes (VQ)"
     )

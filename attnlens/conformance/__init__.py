@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from attnlens import torchvision_check
+
 if TYPE_CHECKING:
     from attnlens.conformance.checks import CHECKS, Finding
     from attnlens.conformance.report import Report, check_all, check_model, check_tiny
@@ -21,4 +23,5 @@ _HOMES = {"CHECKS": "checks", "Finding": "checks"}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'attnlens.conformance' has no attribute {name!r}")
+    torchvision_check.require()
     return getattr(importlib.import_module(f"attnlens.conformance.{_HOMES.get(name, 'report')}"), name)

@@ -8,6 +8,7 @@ refuses a wrong number, so that number is proved, not believed.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
+from attnlens.adapters.grids import UnpaddedGrid
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.adapters.strict import FromTokenizer, resolve
 from attnlens.lens.joining import features_of, nested
@@ -58,6 +60,10 @@ class StandInProcessor:
     def __call__(self, images: Sequence[Image.Image], text: Sequence[str], **_: Any) -> BatchFeature:
         pictures = [self._pictures(image) for image in images]
         features = self._features(images)
+        grid = self._spec.grid
+        if grid.kind == "unpadded":
+            cut = [self._patches(features, number, grid) for number in range(len(images))]
+            features[self._spec.prompt.pixels] = torch.cat(cut)
         ids = self._ids(text[0], pictures)
         wanted = {key: value for key, value in features.items() if key in self._accepted}
         return BatchFeature({**wanted, **self._text_side(ids, len(images))})
@@ -72,13 +78,22 @@ class StandInProcessor:
         prompt = self._spec.prompt
         return features_of(self.image_processor(nested(images, prompt), return_tensors="pt"), prompt)
 
+    def _patches(self, features: dict[str, Any], image: int, grid: UnpaddedGrid) -> torch.Tensor:
+        """[patches, values]: the full processor cuts the canvas itself, to the patches that hold the image."""
+        own = self.image_processor
+        side = own.patch_size["height"]
+        down, across = (math.ceil(int(features[key][image][0]) / side) * side for key in (grid.height, grid.width))
+        canvas = features["images"][image][0][:, :down, :across]
+        return torch.as_tensor(own.patchify_image(canvas if own.backend == "torchvision" else canvas.numpy()))
+
     def _ids(self, text: str, pictures: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """What stands for an image in the text becomes as many image tokens as it takes; else they come first."""
         prompt = self._spec.prompt
         prepended = resolve(prompt.prepended, self._config)
         if prepended is not None:
             return torch.tensor([[self._image_token_id] * prepended + self.tokenizer.encode(text)])
-        first, *rest = text.split(self.image_token if prompt.template == "chat" else prompt.image)
+        mark = self.image_token if prompt.template == "chat" else prompt.image
+        first, *rest = (mark * prompt.placed + text).split(mark)
         ids = self.tokenizer.encode(first)
         if not rest:
             return torch.tensor([[self._image_token_id] * sum(map(sum, pictures)) + ids])

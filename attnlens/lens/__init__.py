@@ -1,9 +1,10 @@
 """A loaded model, what it has read, and its trace."""
 
-# ruff: noqa: E402 - a version out of range is told before the imports below trip over it
-from attnlens import versions
+# ruff: noqa: E402 - a version out of range, or a broken torchvision, is told before the imports below trip over it
+from attnlens import torchvision_check, versions
 
 versions.require()
+torchvision_check.require()
 
 from attnlens.lens.cost import Cost
 from attnlens.lens.lens import Lens

@@ -1,7 +1,8 @@
-"""Loads a model's processor, with or without torchvision.
+"""Loads a model's processor, with or without torchvision, with or without the files of its video processor.
 
 Some processors (Qwen2.5-VL and its relatives) cannot be made without a video processor, which exists for
-torchvision only. Where that is missing, they are put together from their image processor and tokenizer.
+torchvision only and has settings of its own. Where either is missing, they are put together from their image processor
+and tokenizer.
 """
 
 from __future__ import annotations
@@ -23,19 +24,17 @@ def load_processor(name_or_folder: str | os.PathLike[str], **kwargs: Any) -> Any
         processor = load_processor("llava-hf/llava-1.5-7b-hf")
         processor = load_processor("my_models/qwen2.5-vl", local_files_only=True)
 
-    It is transformers' own (`AutoProcessor`, which gets the keyword arguments). Where that needs torchvision and there
-    is none, the same class without its video processor is loaded, and one line of the log says so.
+    It is transformers' own (`AutoProcessor`, which gets the keyword arguments). Where that needs a video processor, and
+    torchvision or the files for one are missing, the same class without it is loaded, and one line of the log says why.
 
     Raises AttnLensError when the files are not there, or hold no processor of images and text.
     """
-    from transformers import AutoProcessor, is_torchvision_available
+    from transformers import AutoProcessor
 
     name = os.fspath(name_or_folder)
     try:
         processor = AutoProcessor.from_pretrained(name, **kwargs)
     except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        if is_torchvision_available():
-            raise _cannot_load(name, error) from error
         processor = _load_image_only(name, kwargs, error)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise AttnLensError(
@@ -82,18 +81,35 @@ def image_only(processor_class: type[Any]) -> type[Any]:
 
 def _load_image_only(name: str, kwargs: dict[str, Any], reason: Exception) -> Any:
     processor_class = _processor_class(name, kwargs, reason)
-    if "video_processor" not in inspect.signature(processor_class.__init__).parameters:
+    wants_video = "video_processor" in inspect.signature(processor_class.__init__).parameters
+    lack = _lack_of_video(name, kwargs) if wants_video else None
+    if lack is None:
         raise _cannot_load(name, reason) from reason
     try:
         processor = image_only(processor_class).from_pretrained(name, **kwargs)
     except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _cannot_load(name, error) from error
     _log.info(
-        "torchvision is not installed: %s of %r is loaded without its video processor, for images only.",
-        processor_class.__name__,
-        name,
+        "%s: %s of %r is loaded without its video processor, for images only.", lack, processor_class.__name__, name
     )
     return processor
+
+
+def _lack_of_video(name: str, kwargs: dict[str, Any]) -> str | None:
+    """Why there can be no video processor; None where the files state one that torchvision can run, right or wrong."""
+    from transformers import AutoVideoProcessor, is_torchvision_available
+
+    from attnlens import upstream
+
+    if not is_torchvision_available():
+        return "torchvision is not installed"
+    if upstream.states_video_processor(name, **kwargs):
+        return None
+    try:  # older repositories state one for images and video together
+        AutoVideoProcessor.from_pretrained(name, **kwargs)
+    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        return "There are no settings of a video processor"
+    return None
 
 
 def _processor_class(name: str, kwargs: dict[str, Any], reason: Exception) -> type[Any]:

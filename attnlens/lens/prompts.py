@@ -15,7 +15,7 @@ from transformers import BatchFeature
 
 from attnlens.adapters.schema import AdapterSpec, PromptSpec
 from attnlens.adapters.strict import resolve
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, first_line
 from attnlens.lens.joining import apart, features_of, joined, nested
 from attnlens.lens.layouts import Layout, Processed, layout_of
 
@@ -132,7 +132,7 @@ class Prompter:
         """The prompt of `count` images and a question as text, which the processor tokenizes."""
         spec = self._spec.prompt
         if spec.template != "chat":
-            return spec.template.replace("{images}", spec.image * count).replace("{question}", question)
+            return spec.template.replace("{images}", spec.image * (count - spec.placed)).replace("{question}", question)
         content = [{"type": "image"}] * count + [{"type": "text", "text": question}]
         if not getattr(self._processor, "chat_template", None):
             raise AttnLensError(
@@ -154,7 +154,8 @@ class Prompter:
         processor.image_processor = _Remembering(self._processor.image_processor, images, self._spec.prompt)
         try:
             pictures = [one.image for one in images]
-            encoded = processor(images=pictures, text=[text], return_tensors="pt", **self.special_tokens(text))
+            options = {**self._spec.prompt.arguments, **self.special_tokens(text)}
+            encoded = processor(images=pictures, text=[text], return_tensors="pt", **options)
         except ValueError as error:
             sizes = ", ".join(f"{p.image.width} x {p.image.height}" for p in images)
             raise AttnLensError(
@@ -162,12 +163,31 @@ class Prompter:
                 "If it is about an image, crop or resize that. If it is about the prompt, correct it in the adapter "
                 f"{self._spec.name!r}: a literal template needs {{images}}."
             ) from error
+        except TypeError as error:
+            raise AttnLensError(
+                f"{type(self._processor).__name__} fails on its own image processor's output, or on what the adapter "
+                f"{self._spec.name!r} says it is called with ({first_line(error)}). Some processors run with "
+                "torchvision's image processors only: install the torchvision that belongs to your torch, or hand over "
+                "another processor."
+            ) from error
+        self._keep_pixels(images, encoded)
         device = self._model.device
         return {  # pixels stay where they are: most questions need them no more
             key: value if not isinstance(value, Tensor) or value.is_floating_point() else value.to(device)
             for key, value in encoded.items()
             if isinstance(value, Tensor) or key in self._accepted
         }
+
+    def _keep_pixels(self, images: Sequence[PreparedImage], encoded: Any) -> None:
+        """Each image's own pixels, where the processor cuts them from what its image processor puts out (Fuyu)."""
+        pixels = self._spec.prompt.pixels
+        if pixels not in encoded:
+            return
+        for one in images:
+            if len(images) == 1:
+                one.features.setdefault(pixels, encoded[pixels])
+            elif pixels not in one.features:
+                self._process([one], self.text(1, "?"))
 
     def _one_span_per_image(
         self, ids: Tensor, inputs: dict[str, Tensor], count: int

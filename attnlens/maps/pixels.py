@@ -48,10 +48,10 @@ def _norm(gradient: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _deviation(reading: Reading) -> NDArray[np.float32]:
-    """The processor's standard deviations [channels, 1, 1]; the means vanish in the high-pass."""
+    """The processor's standard deviations [channels or 1, 1, 1]; the means vanish in the high-pass."""
     processor = reading.lens.processor.image_processor
     deviation = processor.image_std if getattr(processor, "do_normalize", False) else (1.0, 1.0, 1.0)
-    return np.asarray(deviation, np.float32)[:, None, None]
+    return np.asarray(deviation, np.float32).reshape(-1, 1, 1)  # Fuyu's is one number
 
 
 def _edges(canvas: NDArray[np.float32], median: int) -> NDArray[np.bool_]:

@@ -41,9 +41,9 @@ ONE_OF_EACH = {
     "minicpmv4_6": ("slices", "replay"),
     "deepseek_ocr2": ("local_global", "shared"),
     "molmo2": ("crops", "shared"),
+    "fuyu": ("unpadded", "shared"),
     "florence2": ("square", "one_pass"),
 }
-WITHOUT_A_PROOF = {"unpadded"}  # Fuyu alone, whose processor does not run without torchvision
 
 
 def failed(spec: AdapterSpec, model_type: str) -> set[str]:
@@ -79,7 +79,7 @@ def test_sliding_layers_are_checked_where_they_see_a_part_of_the_image(model_typ
 
 def test_every_grid_kind_has_its_type_among_the_fast_ones():
     kinds = {kind.model_fields["kind"].annotation.__args__[0] for kind in models_in(GridSpec)}
-    assert {grid for grid, _ in ONE_OF_EACH.values()} == kinds - WITHOUT_A_PROOF
+    assert {grid for grid, _ in ONE_OF_EACH.values()} == kinds
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from attnlens.conformance.types import question_answerers
 
 QUESTION = "What is it?"
 SOME = ["llava", "qwen2_5_vl", "hunyuan_vl", "idefics2", "instructblip", "minicpmv4_6"]
-TYPES = [kind for kind in question_answerers() if kind != "fuyu"]  # whose processor does not run here
+TYPES = question_answerers()
 
 
 def noise(count: int, size: tuple[int, int]) -> list[Image.Image]:

@@ -1,10 +1,12 @@
-"""Processors come back from their folder as they were, with or without torchvision."""
+"""Processors come back from their folder as they were, with torchvision or without, for video or not."""
 
 from __future__ import annotations
 
 import json
 import logging
 import pathlib
+import shutil
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,7 +23,11 @@ PROMPTS = {
     "instructblip": "Question: what is it? Short answer:",
     "qwen2_5_vl": "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>what is it?<|im_end|>\n",
 }
-needs_no_torchvision = pytest.mark.skipif(is_torchvision_available(), reason="the full processor can be loaded")
+WHY = "There are no settings of a video processor" if is_torchvision_available() else "torchvision is not installed"
+Stated = Literal["within processor_config.json", "own file"]
+STATED: tuple[Stated, ...] = ("within processor_config.json", "own file")
+VIDEO = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"shortest_edge": 784, "longest_edge": 7056}}
+needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="no video processor is made without it")
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +35,32 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]
     return {family: tiny.save(family, tmp_path_factory.mktemp(family)) for family in tiny.FAMILIES}
 
 
+def with_video(folder: pathlib.Path, target: pathlib.Path, stated: Stated) -> pathlib.Path:
+    """A copy of a folder, with settings of a video processor where transformers writes them now, or wrote them."""
+    shutil.copytree(folder, target)
+    if stated == "own file":
+        (target / "video_preprocessor_config.json").write_text(json.dumps(VIDEO))
+    else:
+        path = target / "processor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"video_processor": VIDEO}))
+    return target
+
+
+def loaded_and_lines(folder: pathlib.Path, caplog: pytest.LogCaptureFixture) -> tuple[Any, list[str]]:
+    """The processor of a folder, and what attnlens logs of it."""
+    with caplog.at_level(logging.INFO, "attnlens"):
+        loaded = processors.load_processor(folder)
+    return loaded, [record.getMessage() for record in caplog.records if record.name == "attnlens"]
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_loaded_processor_makes_the_inputs_of_the_saved_one(
     family: tiny.Family, folders: dict[str, pathlib.Path]
 ) -> None:
     processor = tiny.build(family)[1]
+    images = processor.image_processor
+    if is_torchvision_available():  # then transformers takes the other backend, which rounds pixels in its own way
+        processor.image_processor = getattr(transformers, type(images).__name__.removesuffix("Pil"))(**images.to_dict())
     loaded = processors.load_processor(folders[family])
     image = tiny.images("landscape")[0]
     expected = processor(images=image, text=PROMPTS[family], return_tensors="pt")
@@ -70,27 +97,59 @@ def test_a_template_that_writes_the_first_token_itself_is_given_no_second_one() 
 def test_a_processor_that_needs_no_video_is_loaded_by_transformers_itself(
     family: tiny.Family, folders: dict[str, pathlib.Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "attnlens"):
-        loaded = processors.load_processor(folders[family])
+    loaded, lines = loaded_and_lines(folders[family], caplog)
     assert type(loaded) is getattr(transformers, type(loaded).__name__)
-    assert not [record for record in caplog.records if record.name == "attnlens"]
+    assert not lines
 
 
-@needs_no_torchvision
-def test_without_torchvision_a_video_processor_is_left_out_and_one_line_says_so(
+def test_where_there_can_be_no_video_processor_it_is_left_out_and_one_line_says_why(
     folders: dict[str, pathlib.Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "attnlens"):
-        loaded = processors.load_processor(folders["qwen2_5_vl"])
-    lines = [record.getMessage() for record in caplog.records if record.name == "attnlens"]
+    loaded, lines = loaded_and_lines(folders["qwen2_5_vl"], caplog)
     assert len(lines) == 1
-    assert "torchvision" in lines[0]
-    assert "Qwen2_5_VLProcessor" in lines[0]
+    assert lines[0].startswith(f"{WHY}: Qwen2_5_VLProcessor of ")
     assert isinstance(loaded, transformers.Qwen2_5_VLProcessor)
     assert not hasattr(loaded, "video_processor")
 
 
-@needs_no_torchvision
+@pytest.mark.parametrize("stated", STATED)
+def test_what_states_a_video_processor_is_loaded_whole_where_torchvision_is_there(
+    stated: Stated, folders: dict[str, pathlib.Path], tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded, lines = loaded_and_lines(with_video(folders["qwen2_5_vl"], tmp_path / "model", stated), caplog)
+    if is_torchvision_available():
+        assert type(loaded) is transformers.Qwen2_5_VLProcessor
+        assert loaded.video_processor.size["longest_edge"] == 7056
+        assert not lines
+    else:
+        assert not hasattr(loaded, "video_processor")
+        assert len(lines) == 1
+        assert lines[0].startswith(WHY)
+
+
+@pytest.mark.parametrize("stated", STATED)
+def test_a_prompt_is_the_same_with_a_video_processor_and_without(
+    stated: Stated, folders: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    whole = processors.load_processor(with_video(folders["qwen2_5_vl"], tmp_path / "model", stated))
+    alone = processors.load_processor(folders["qwen2_5_vl"])
+    image = tiny.images("portrait")[0]
+    expected = tiny.build("qwen2_5_vl")[1](images=image, text=PROMPTS["qwen2_5_vl"], return_tensors="pt")["input_ids"]
+    for processor in (whole, alone):
+        made = processor(images=image, text=PROMPTS["qwen2_5_vl"], return_tensors="pt")
+        assert torch.equal(made["input_ids"], expected)
+
+
+@needs_torchvision
+def test_settings_of_a_video_processor_that_are_broken_are_reported_as_such(
+    folders: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    folder = with_video(folders["qwen2_5_vl"], tmp_path / "model", "own file")
+    (folder / "video_preprocessor_config.json").write_text("{")
+    with pytest.raises(AttnLensError, match="not a valid JSON file"):
+        processors.load_processor(folder)
+
+
 def test_the_class_is_found_by_the_type_of_the_model_where_no_file_names_it(tmp_path: pathlib.Path) -> None:
     folder = tiny.save("qwen2_5_vl", tmp_path)
     for file in folder.glob("*.json"):
@@ -101,7 +160,6 @@ def test_the_class_is_found_by_the_type_of_the_model_where_no_file_names_it(tmp_
     assert isinstance(loaded, transformers.Qwen2_5_VLProcessor)
 
 
-@needs_no_torchvision
 def test_a_folder_laid_out_as_on_the_hub_before_version_5_is_read(tmp_path: pathlib.Path) -> None:
     folder = tiny.save("qwen2_5_vl", tmp_path)
     data = json.loads((folder / "processor_config.json").read_text())
@@ -114,6 +172,7 @@ def test_a_folder_laid_out_as_on_the_hub_before_version_5_is_read(tmp_path: path
     loaded = processors.load_processor(folder)
     assert loaded.chat_template == template
     assert loaded.image_processor.size["longest_edge"] == (2 * 84) ** 2
+    assert hasattr(loaded, "video_processor") == is_torchvision_available()  # the one file is for both
 
 
 def test_an_image_only_processor_keeps_the_name_that_transformers_knows() -> None:
@@ -123,8 +182,9 @@ def test_an_image_only_processor_keeps_the_name_that_transformers_knows() -> Non
     assert made.get_attributes() == ["image_processor", "tokenizer"]
 
 
-def test_where_torchvision_exists_transformers_error_is_reported_and_nothing_is_left_out(
-    folders: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stated", STATED)
+def test_with_torchvision_and_settings_for_video_transformers_error_is_reported_and_nothing_is_left_out(
+    stated: Stated, folders: dict[str, pathlib.Path], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise ValueError("a broken file")
@@ -132,7 +192,7 @@ def test_where_torchvision_exists_transformers_error_is_reported_and_nothing_is_
     monkeypatch.setattr(transformers.utils, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refuse)
     with pytest.raises(AttnLensError, match="a broken file"):
-        processors.load_processor(folders["qwen2_5_vl"])
+        processors.load_processor(with_video(folders["qwen2_5_vl"], tmp_path / "model", stated))
 
 
 @pytest.mark.parametrize("missing", ["no-such-folder", "nobody/no-such-model"])

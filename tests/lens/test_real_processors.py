@@ -15,10 +15,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.utils import is_torchvision_available
 
 import attnlens
 from attnlens import adapters
 from attnlens.conformance.tiny import tiny_config, tiny_image_processor, tiny_model
+from attnlens.errors import AttnLensError
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -44,6 +46,15 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     prompt: str = "{images} {question} Answer:"
     most: int = 2  # images
+    placed: int = 0  # images that the processor puts in front itself
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its call
+
+
+class Prefixing(transformers.PreTrainedTokenizerFast):
+    """Begins every text with a token of its own, as LLaMA's does with its underscore: FuyuProcessor cuts it off."""
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        return super().__call__(f"_{text}", **options)
 
 
 def patches(config: Any) -> int:
@@ -122,16 +133,31 @@ CASES = {
         config={"latent_query_num": 64},  # as many as the processor puts in
         most=1,
     ),
+    "fuyu": Case(
+        "FuyuProcessor",
+        lambda config, _: {},
+        others=("|SPEAKER|", "|NEWLINE|", "<0x04>"),
+        image="|SPEAKER|",
+        token="|SPEAKER|",
+        prompt="{images}{question}\n",
+        placed=1,
+        arguments={"return_legacy_image_output": False},
+    ),
 }
+NEED_TORCHVISION = {"fuyu"}
 
 
-def put_together(model_type: str) -> tuple[Any, Any, Case]:
+def put_together(model_type: str, images_class: str | None = None) -> tuple[Any, Any, Case]:
     """(model, processor, case)."""
+    if images_class is None and model_type in NEED_TORCHVISION:
+        images_class = f"{CASES[model_type].processor.removesuffix('Processor')}ImageProcessor"
     case, spec = CASES[model_type], adapters.for_model_type(model_type)
     specials = ("<s>", "</s>", "<unk>", "<pad>", *case.named.values(), *case.others)
     words = tiny.tokenizer("<s> $A", specials, **ROLES, extra_special_tokens=case.named)
     config = tiny_config(model_type, {**spec.tiny.config, **case.config})
-    images = tiny_image_processor(model_type, config, spec.tiny.image_processor, spec.tiny.images)
+    images = tiny_image_processor(model_type, config, images_class or spec.tiny.image_processor, spec.tiny.images)
+    if model_type == "fuyu":
+        words = Prefixing(tokenizer_object=words.backend_tokenizer, clean_up_tokenization_spaces=False, **ROLES)
     if model_type == "paligemma":
         images.image_seq_length = patches(config)
     make = getattr(transformers, case.processor)
@@ -148,8 +174,8 @@ def put_together(model_type: str) -> tuple[Any, Any, Case]:
 
 def inputs_of(processor: Any, case: Case, images: list[Image.Image], config: Any) -> dict[str, Any]:
     """The whole prompt as the processor itself makes it."""
-    text = case.prompt.replace("{images}", case.image * len(images)).replace("{question}", QUESTION)
-    inputs = dict(processor(images=images, text=[text], return_tensors="pt"))
+    text = case.prompt.replace("{images}", case.image * (len(images) - case.placed)).replace("{question}", QUESTION)
+    inputs = dict(processor(images=images, text=[text], return_tensors="pt", **case.arguments))
     inputs.pop("labels", None)
     inputs.pop("num_crops", None)
     if case.processor == "Blip2Processor":  # puts one image's queries in front, however many images there are
@@ -163,6 +189,8 @@ def inputs_of(processor: Any, case: Case, images: list[Image.Image], config: Any
     ("model_type", "count"), [(name, count) for name, case in CASES.items() for count in range(1, case.most + 1)]
 )
 def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its_inputs(model_type, count):
+    if model_type in NEED_TORCHVISION and not is_torchvision_available():
+        pytest.skip("its image processor without torchvision is refused: the test below")
     model, processor, case = put_together(model_type)
     images = [*tiny.images("landscape", 1), *tiny.images("portrait", 1)][:count]
     lens = attnlens.load(model=model, processor=processor)
@@ -189,6 +217,25 @@ def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
         assert expected.std() > 0
+
+
+def test_a_processor_that_fails_on_its_own_image_processors_output_is_reported():
+    """As FuyuProcessor does without torchvision, which hands tensors to FuyuImageProcessorPil."""
+    model, processor, _ = put_together("fuyu", "FuyuImageProcessorPil")
+    lens = attnlens.load(model=model, processor=processor)
+    with pytest.raises(AttnLensError, match=r"FuyuProcessor fails .*transpose.*install the torchvision"):
+        lens.read(tiny.images("landscape", 1)).prompt(QUESTION)
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="FuyuProcessor fails without torchvision")
+def test_an_image_whose_pixels_the_processor_cuts_has_its_own_beside_another():
+    model, processor, _ = put_together("fuyu")
+    first, second = tiny.images("landscape", 1)[0], tiny.images("portrait", 1)[0]
+    lens = attnlens.load(model=model, processor=processor)
+    alone = [lens.read(one).pixel_gradient(QUESTION)[0] for one in (first, second)]
+    together = lens.read([first, second]).pixel_gradient(QUESTION)
+    assert [one.shape for one in together] == [one.shape for one in alone]
+    assert all(np.abs(one).max() > 0 for one in together)
 
 
 def test_a_processor_that_copies_images_keeps_their_order():

@@ -19,7 +19,7 @@ QUESTION = "What is written on the red sign?"
 CROSSING = {"mllama": "cross_attention_states", "idefics": "key_value_states"}  # whose image passes through no layer
 CONNECTED = {"aria", "blip-2", "idefics2", "instructblip", "instructblipvideo", "kosmos-2"}  # tokens without a place
 BESIDE = {"gemma4", "inkling2"}  # whose embeddings reach later layers beside the first one too
-TYPES = [*(kind for kind in question_answerers() if kind != "fuyu"), "florence2"]
+TYPES = [*question_answerers(), "florence2"]
 SOME = {"llava", "qwen2_vl", "gemma3", "idefics3", "paligemma", "mistral3", "qwen3_5", "unlimited_ocr", "florence2"}
 SOME |= {"llava_next", "chameleon", "mllama", "instructblip", "qwen3_vl", "gemma3n"}
 

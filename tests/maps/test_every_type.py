@@ -11,7 +11,7 @@ from attnlens.lens.broken import broken
 
 QUESTION = "What is written on the red sign?"
 CODES = {"chameleon", "emu3"}  # no gradient reaches the pixels
-TYPES = [kind for kind in question_answerers() if kind != "fuyu" and not broken(kind)]  # its processor fails here
+TYPES = [kind for kind in question_answerers() if not broken(kind)]
 SOME = ["llava", "llava_next", "idefics2", "mllama", "qwen3_5", "minicpmv4_6"]
 
 

@@ -32,7 +32,7 @@ SINK, LATER, DECOY = 5, 20, 30
 """Image tokens: a sink at every layer, one from layer 2 on, and one that is massive where the first token is not."""
 
 CROSSING = {"mllama", "idefics"}  # whose image tokens have no state
-TYPES = [kind for kind in question_answerers() if kind not in CROSSING | {"fuyu"}]
+TYPES = [kind for kind in question_answerers() if kind not in CROSSING]
 DEEPSTACK = {"cohere_compass", "cosmos3_omni", "granite4_vision", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe"}
 """Where visual features are added between layers, transformers records states without them."""
 SOME = {"llava", "gemma3", "vipllava", "paligemma", "internvl", "mistral_large4", "lfm2_vl", "instructblip", "gemma3n"}
