@@ -145,7 +145,7 @@ def _family(image_processor: Any) -> str:
     """The model type, of those known here, whose code puts the pixels in their places; "" where it is of none."""
     for name in (PREPROCESS, "preprocess"):
         folder = model_folder(_module(image_processor, name))
-        if folder in _PLACERS:
+        if folder and folder in _PLACERS:  # "" is there for the common code alone
             return folder
     return ""
 
