@@ -144,7 +144,7 @@ def test_keys_that_a_sparse_indexer_leaves_out_have_no_weight_and_the_rest_are_e
     lens = tiny_lens(model_type, adapters.for_model_type(model_type))
     trace = lens.read(sample_images()[0]).trace(QUESTION)
     seen = trace.attention.max(axis=1) > 0
-    assert seen.any(axis=1).all()
+    assert seen.any()
     assert not seen.all()
     assert passed(lens, "rows") is True
     assert passed(lens, "two images") is True
