@@ -13,6 +13,8 @@ import logging
 import os
 from typing import Any
 
+from transformers import is_torchvision_available
+
 from attnlens.errors import AttnLensError, first_line
 
 _log = logging.getLogger("attnlens")
@@ -97,7 +99,7 @@ def _load_image_only(name: str, kwargs: dict[str, Any], reason: Exception) -> An
 
 def _lack_of_video(name: str, kwargs: dict[str, Any]) -> str | None:
     """Why there can be no video processor; None where the files state one that torchvision can run, right or wrong."""
-    from transformers import AutoVideoProcessor, is_torchvision_available
+    from transformers import AutoVideoProcessor
 
     from attnlens import upstream
 

@@ -189,7 +189,7 @@ def test_with_torchvision_and_settings_for_video_transformers_error_is_reported_
     def refuse(*args: object, **kwargs: object) -> None:
         raise ValueError("a broken file")
 
-    monkeypatch.setattr(transformers, "is_torchvision_available", lambda: True)
+    monkeypatch.setattr(processors, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refuse)
     with pytest.raises(AttnLensError, match="a broken file"):
         processors.load_processor(with_video(folders["qwen2_5_vl"], tmp_path / "model", stated))
