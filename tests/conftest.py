@@ -1,13 +1,19 @@
-"""Tests never reach for the network, and tiny models run on one thread: more of them only wait for each other."""
+"""Tests never reach for the network, and tiny models run on one thread: more of them only wait for each other.
+
+No example of a property test has a deadline: how long it takes says what else the machine does.
+"""
 
 import os
 
+import hypothesis
 import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture
