@@ -42,8 +42,8 @@ class NamesPast(LlavaForConditionalGeneration):
 class PreparesPast(NamesPast):
     """The same, with its own way to go on from a cache."""
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **inputs):
-        made = super().prepare_inputs_for_generation(input_ids, **{HERE: past_key_values}, **inputs)
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
+        made = super().prepare_inputs_for_generation(input_ids, **{HERE: past_key_values}, **kwargs)
         return {"past_key_values" if name == HERE else name: value for name, value in made.items()}
 
 
