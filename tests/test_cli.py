@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -318,7 +317,7 @@ def test_adapters_check_prints_each_check_and_its_json_is_what_the_table_is_made
     (tmp_path / "checks.json").write_text(told.stdout)
     page = run("adapters", "table", tmp_path / "checks.json")
     assert page.exit_code == 0, page.output
-    assert "1 of 1 question-answering model types pass" in page.stdout
+    assert "1 of them answer questions, and 1 of these pass every check" in page.stdout
     assert "| `llava` | llava | square |" in page.stdout
 
 
@@ -361,13 +360,13 @@ def shell(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_help_takes_less_than_a_second(tmp_path):
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        shell("--help", cwd=tmp_path)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
+def test_help_loads_nothing_that_takes_long(tmp_path):
+    code = (
+        "import sys\nfrom attnlens.cli import app\napp(['--help'], standalone_mode=False)\n"
+        "print('loaded', sorted({'torch', 'transformers', 'scipy', 'matplotlib', 'nnsight'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "loaded []" in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ OFFLINE = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_RETRIES": 
     ids=["no index", "no answer"],
 )
 def test_without_an_index_the_environment_ends_in_one_line_that_says_what_is_missing(folder, nowhere):
-    done = environment(folder, NEWEST, "einops", **OFFLINE | nowhere)
+    done = environment(folder, NEWEST, "attnlens-has-no-such-package", **OFFLINE | nowhere)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "could not be fetched" in done.stderr
     assert "A network or a package index is needed once" in done.stderr
