@@ -38,6 +38,13 @@ OPTIONS = {"targets": "--target", "count": "--count", "layer": "--layer"}
 """What recipes call an option, and what it is called here."""
 
 
+def _probability(value: float | None) -> float | None:
+    """Refuses what is none; the range that typer checks lets NaN through in some of its versions."""
+    if value is not None and not 0 <= value <= 1:
+        raise typer.BadParameter("expected a probability from 0 to 1")
+    return value
+
+
 def ask(
     image: ImageArgument,
     question: QuestionArgument,
@@ -93,7 +100,14 @@ def ask(
     ] = None,
     gate: Annotated[
         float | None,
-        typer.Option("--gate", min=0, max=1, metavar="P", help="A model this sure of its first answer makes no crop."),
+        typer.Option(
+            "--gate",
+            min=0,
+            max=1,
+            metavar="P",
+            callback=_probability,
+            help="A model this sure of its first answer makes no crop.",
+        ),
     ] = None,
     layer: Layer = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="The longest answer.")] = 20,

@@ -132,7 +132,7 @@ def _recipes(numbers: Numbers) -> list[str]:
         gain, holds = numbers["gain"][model], numbers["crop_holds_target"][model]
         parts += [
             f"### {model}",
-            _by_size(names, accuracy),
+            _by_size(names, accuracy, counted=True),
             "Difference to no crop, in points:",
             _by_size([name for name in names if name != "none"], gain, sign=True),
             "How often the crop holds at least half of the target, in per cent:",
@@ -143,9 +143,14 @@ def _recipes(numbers: Numbers) -> list[str]:
     return [*parts, "### The paper's", table(header, theirs, right=range(1, 5))]
 
 
-def _by_size(names: Sequence[str], values: Numbers, sign: bool = False) -> str:
+def _by_size(names: Sequence[str], values: Numbers, sign: bool = False, counted: bool = False) -> str:
+    """One row a crop; `counted`: how many scenes of each size stand behind it, too."""
     rows = [[name, *(_cell(values, size, name, sign) for size in BINS)] for name in names]
-    return table(["crop", *BINS], rows, right=range(1, 5))
+    if not counted:
+        return table(["crop", *BINS], rows, right=range(1, 5))
+    counts = [[str(values.get(size, {}).get(name, {}).get("count", "-")) for size in BINS] for name in names]
+    rows = [[*row, ", ".join(count)] for row, count in zip(rows, counts, strict=True)]
+    return table(["crop", *BINS, "scenes"], rows, right=range(1, 6))
 
 
 def _ablations(numbers: Numbers) -> list[str]:
