@@ -37,7 +37,7 @@ help:
 	@echo "make test-newest      the fast tests with the newest ones (TORCH=2.14.1 for another torch)"
 	@echo "make test-torchvision the tests of models and processors where torchvision is installed (gigabytes)"
 	@echo "make lock             renew constraints.txt and constraints-oldest.txt"
-	@echo "make report           measure the bundled models again, and put the report into docs/ (most of an hour)"
+	@echo "make report           measure the bundled models again, and put the report into docs/ (hours)"
 	@echo "make models           prove every adapter on a tiny model again, and put the table into docs/ (minutes)"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff rewrite what it can"

@@ -27,7 +27,7 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few examples: minutes instead of an hour.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few examples: minutes instead of hours.")] = False,
     count: Annotated[
         int | None,
         typer.Option("--count", "-n", min=1, help="Examples per size; the other counts in proportion.", metavar="N"),

@@ -68,10 +68,10 @@ QUICK = Plan(main=16, sizes=16, high=4, ablations=12, tasks=2, several=4, valida
 FULL = Plan(
     main=1000,
     sizes=400,
-    high=100,
-    ablations=100,
+    high=400,
+    ablations=400,
     tasks=25,
-    several=150,
+    several=400,
     validation=60,
     ablation_sizes=("small", "medium"),
 )
