@@ -49,7 +49,7 @@ PROMPTS: Mapping[str, Prompts] = MappingProxyType(
 
 @dataclass
 class _Asked:
-    """A model's confidences in regions of one image, each asked for once."""
+    """A model's confidences in regions of one image; what is shown of them is read once, and asked about once."""
 
     whole: Reading
     image: Image.Image
@@ -70,18 +70,22 @@ class _Asked:
     def answering(self, boxes: Sequence[Box]) -> list[float]:
         if self.prompts.answering is not None:
             return self._of(self.prompts.answering, boxes)
-        return [2 * (float(np.exp(self._read(box).next_token(self.question).max())) - 0.5) for box in boxes]
+        shown = [self._read(self._shown(box)) for box in boxes]
+        return [2 * (float(np.exp(reading.next_token(self.question).max())) - 0.5) for reading in shown]
 
     def _of(self, prompt: str, boxes: Sequence[Box]) -> list[float]:
         asked = prompt.format(target=self.target, question=self.question)
-        for box in boxes:
+        shown = [self._shown(box) for box in boxes]
+        for box in shown:
             if (asked, box) not in self.known:
                 self.known[asked, box] = verify(self._read(box), asked).confidence
-        return [self.known[asked, box] for box in boxes]
+        return [self.known[asked, box] for box in shown]
+
+    def _shown(self, box: Box) -> Box:
+        """The region as it is shown; small neighbours at the image's edge may be shown as one and the same."""
+        return tree.enlarged(box, self.image.size, self.side)
 
     def _read(self, box: Box) -> Reading:
-        """What is shown of a region is read once, whatever is asked about it."""
-        box = tree.enlarged(box, self.image.size, self.side)
         if box not in self.readings:
             alone = len(self.whole.images) == 1 and box == Box(0, 0, *self.image.size)
             self.readings[box] = self.whole if alone else self.whole.lens.read(crop(self.image, box))

@@ -149,3 +149,21 @@ def test_both_run_without_eager_attention_on(model_type, monkeypatch, no_eager_a
 def test_an_unknown_option_is_named(lens, small):
     with pytest.raises(AttnLensError, match="no option layer.*targets, count, steps, overrun"):
         attnlens.ask(lens, small[0].image, small[0].question, recipe="focus", layer=2)
+
+
+def test_regions_that_are_shown_as_one_are_asked_about_once(lens, small, monkeypatch):
+    asked = []
+
+    def counted(reading, question):
+        asked.append(reading)
+        return verify(reading, question)
+
+    monkeypatch.setattr(zoomeye, "verify", counted)
+    image = small[0].image.crop((0, 0, 300, 200))
+    confidences = zoomeye._Asked(lens.read(image), image, POCKET, "red sign", small[0].question, 100)
+    neighbours = [Box(0, 0, 25, 100), Box(25, 0, 50, 100), Box(50, 0, 75, 100), Box(75, 0, 100, 100)]
+    first, second, third, last = confidences.existing(neighbours)
+    assert first == second  # both are shown as the 100 pixels at the edge
+    assert len(asked) == 3
+    assert confidences.existing(neighbours) == [first, second, third, last]
+    assert len(asked) == 3
