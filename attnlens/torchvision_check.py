@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 
+from attnlens import versions
 from attnlens.errors import AttnLensError, first_line
 
 
@@ -39,7 +39,4 @@ def broken() -> str | None:
 
 
 def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "of an unknown version"
+    return versions.installed(name) or "of an unknown version"

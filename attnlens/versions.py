@@ -97,12 +97,13 @@ def _announce_newer() -> None:
 
 
 def _finding(name: str, tested: Range) -> Finding:
-    seen = _installed(name)
+    seen = installed(name)
     state = _state(seen, tested)
     return Finding(name, seen, state, str(tested), _advice(name, seen, state, tested))
 
 
-def _installed(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of an installed package, or of the Python that runs; None where there is none."""
     if name == "Python":
         return platform.python_version()
     try:

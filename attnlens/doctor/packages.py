@@ -63,7 +63,7 @@ def _again(name: str, seen: str, error: str, torchless: bool) -> str:
 def extras(attempts: Attempts) -> Iterator[Finding]:
     """What not every use needs: absent is fine, installed and broken is not."""
     for name, extra in EXTRAS.items():
-        seen, error = _installed(name), attempts.get(f"import {name}", {}).get("error")
+        seen, error = versions.installed(name), attempts.get(f"import {name}", {}).get("error")
         if seen is None and error is None:
             yield Finding("extras", name, "ok", f'not installed; pip install "attnlens[{extra}]" brings it')
         elif error is not None:
@@ -79,7 +79,7 @@ def torchvision(attempts: Attempts) -> Iterator[Finding]:
 
 
 def _torchvision(attempts: Attempts) -> Finding:
-    seen, found = _installed("torchvision"), importlib.util.find_spec("torchvision")
+    seen, found = versions.installed("torchvision"), importlib.util.find_spec("torchvision")
     if found is None and seen is None:
         return Finding("extras", "torchvision", "ok", "not installed, and not needed")
     if found is None:
@@ -90,7 +90,7 @@ def _torchvision(attempts: Attempts) -> Finding:
         return Finding("extras", "torchvision", "note", f"{seen}: not tried, for torch cannot be imported ({error})")
     result = attempts.get("torchvision", {"error": "not tried"})
     if "error" in result:
-        beside = f"the one made for torch {_installed('torch')}"
+        beside = f"the one made for torch {versions.installed('torch')}"
         return Finding(
             "extras",
             "torchvision",
@@ -106,16 +106,9 @@ def _state(state: versions.State) -> State:
     return "ok" if state == "tested" else "note" if state == "newer" else "fails"
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _asked_for(name: str) -> tuple[str | None, State, str]:
     """The version installed, whether attnlens takes it, and what to do."""
-    seen, wanted = _installed(name), _requirement(name)
+    seen, wanted = versions.installed(name), _requirement(name)
     if seen is None:
         return None, "fails", f"pip install '{wanted or name}'"
     if wanted is not None and not wanted.specifier.contains(seen, prereleases=True):

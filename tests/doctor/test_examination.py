@@ -92,10 +92,10 @@ def test_a_torchvision_beside_a_torch_that_fails_is_not_to_blame(fake):
 
 def test_torchvision_that_is_absent_is_fine_and_one_without_files_is_said(monkeypatch):
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(packages, "_installed", lambda name: None)
+    monkeypatch.setattr(versions, "installed", lambda name: None)
     (absent,) = packages.torchvision({})
     assert (absent.state, absent.advice) == ("ok", "")
-    monkeypatch.setattr(packages, "_installed", lambda name: "0.29.1")
+    monkeypatch.setattr(versions, "installed", lambda name: "0.29.1")
     (gone,) = packages.torchvision({})
     assert (gone.state, gone.advice) == ("note", "pip uninstall torchvision")
 
@@ -161,7 +161,7 @@ def test_every_package_that_attnlens_asks_for_is_looked_at():
 
 def test_versions_are_told_against_the_tested_range(monkeypatch):
     here = dict.fromkeys(packages.MODULES, "99.1") | {"transformers": "5.22.0", "nnsight": None}
-    monkeypatch.setattr(versions, "_installed", lambda name: here.get(name, "3.12.1"))
+    monkeypatch.setattr(versions, "installed", lambda name: here.get(name, "3.12.1"))
     found = by_name(packages.needed(WELL))
     assert (found["torch"].state, found["transformers"].state, found["nnsight"].state) == ("note", "fails", "fails")
     assert found["Python"].state == "ok"
@@ -173,7 +173,7 @@ def test_versions_are_told_against_the_tested_range(monkeypatch):
 def test_what_is_older_than_asked_for_missing_or_broken_says_the_command_that_mends_it(monkeypatch):
     packaging = pytest.importorskip("packaging.requirements")
     here = {"pillow": "9.0", "pydantic": None}
-    monkeypatch.setattr(packages, "_installed", lambda name: here.get(name, "99.1"))
+    monkeypatch.setattr(versions, "installed", lambda name: here.get(name, "99.1"))
     asked = {"pillow": packaging.Requirement("pillow>=10.1"), "pydantic": packaging.Requirement("pydantic>=2")}
     monkeypatch.setattr(packages, "_requirement", asked.get)
     found = by_name(packages.needed(WELL | {"import scipy": {"error": "ImportError: DLL load failed"}}))
@@ -185,7 +185,7 @@ def test_what_is_older_than_asked_for_missing_or_broken_says_the_command_that_me
 
 
 def test_what_another_package_broke_is_not_reinstalled(monkeypatch):
-    monkeypatch.setattr(versions, "_installed", lambda name: "3.12.1" if name == "Python" else "5.24.0")
+    monkeypatch.setattr(versions, "installed", lambda name: "3.12.1" if name == "Python" else "5.24.0")
     torchvision = "RuntimeError: operator torchvision::nms does not exist"
     found = by_name(packages.needed(WELL | {"import transformers": {"error": torchvision}}))
     assert found["transformers"].advice == "The reason is torchvision: mend that first."
@@ -207,7 +207,7 @@ def test_a_package_run_from_a_folder_asks_for_nothing(monkeypatch):
 
 
 def test_an_extra_is_fine_where_it_is_absent_and_a_finding_where_it_is_broken(monkeypatch):
-    monkeypatch.setattr(packages, "_installed", lambda name: "3.1" if name == "matplotlib" else None)
+    monkeypatch.setattr(versions, "installed", lambda name: "3.1" if name == "matplotlib" else None)
     found = by_name(packages.extras({"import matplotlib": {"error": "ImportError: numpy 1"}}))
     assert (found["matplotlib"].state, found["gradio"].state) == ("fails", "ok")
     assert 'pip install "attnlens[app]"' in found["gradio"].seen
