@@ -36,21 +36,22 @@ def anyres(spec: AnyresGrid, image: Processed) -> Layout:
     square = View(tokens.grid(Canvas.of(image.size).resized(side), 1, 1), Stitched(0, 1, 1, used))
     x, y = tokens.spans(side[0], cols), tokens.spans(side[1], rows)
     down, across = _unpadded(len(y), len(x), image.size)
-    if not down or not across:  # a strip too thin for a row of tokens
-        return Layout.of(square)
+    base = np.arange(square.count)
+    if not down or not across:  # a strip too thin for a token: of its rows only the newlines are left
+        return Layout((square,), np.concatenate([base, np.full(len(down), -1)]), reach=_reach(image, spec))
     window = (_pixels(down, used[1] * rows, len(y)), _pixels(across, used[0] * cols, len(x)))
     each = len(x) // cols
     height, width = _scaled(len(down), len(across), each, resolve(spec.most, image.config))
     x, y = _resampled(x[across.start : across.stop], width), _resampled(y[down.start : down.stop], height)
     grid = original(_fitted(image.size, (cols * side[0], rows * side[1])), x, y)
     lines = np.pad(np.arange(height * width).reshape(height, width), ((0, 0), (0, 1)), constant_values=-1)
-    base = height * width + np.arange(square.count)
     views = (View(grid, Stitched(1, rows, cols, used, window)), square)
-    return Layout(views, np.concatenate([base, lines.ravel()]), reach=_reach(resolve(spec.merge, image.config)))
+    return Layout(views, np.concatenate([base + height * width, lines.ravel()]), reach=_reach(image, spec))
 
 
-def _reach(merge: object) -> int:
+def _reach(image: Processed, spec: AnyresGrid) -> int:
     """With "4/8", 4 x 4 queries look at a window of 8 x 8 patches together (Granite 4 Vision)."""
+    merge = resolve(spec.merge, image.config)
     return int(merge.split("/")[0]) - 1 if isinstance(merge, str) and "/" in merge else 0
 
 
@@ -90,13 +91,11 @@ def _fitted(image_size: Size, sheet: Size) -> Canvas:
 
 
 def _unpadded(rows: int, cols: int, image_size: Size) -> tuple[range, range]:
-    """The rows and columns of tokens that the model keeps."""
-    numbers = np.arange(rows * cols).reshape(1, rows, cols)
-    kept = unpadded(numbers, image_size[::-1])[0]
-    if not kept.size:
-        return range(0), range(0)
-    first, last = divmod(int(kept[0, 0]), cols), divmod(int(kept[-1, -1]), cols)
-    return range(first[0], last[0] + 1), range(first[1], last[1] + 1)
+    """The rows and columns of tokens that the model keeps; of a thin strip, rows without a column or none at all."""
+    kept = unpadded(np.arange(rows * cols).reshape(1, rows, cols), image_size[::-1])[0]
+    down, across = (int(count) for count in kept.shape)
+    top, left = divmod(int(kept.flat[0]), cols) if kept.size else (0, 0)
+    return range(top, top + down), range(left, left + across)
 
 
 def _scaled(rows: int, cols: int, each: int, most: str | None) -> tuple[int, int]:
