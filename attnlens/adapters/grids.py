@@ -32,7 +32,7 @@ class _Patches(Strict):
 
 
 class SquareGrid(_Patches):
-    """A canvas of fixed size: `key` holds [images, channels, height, width] (LLaVA-1.5)."""
+    """A canvas of fixed size: `key` holds [pictures, channels, height, width], one for an image (LLaVA-1.5)."""
 
     kind: Literal["square"]
     key: str = "pixel_values"
@@ -41,6 +41,9 @@ class SquareGrid(_Patches):
     )
     shift: float = Field(
         default=0, description="patches from the middle of the merged ones back to those that a token is centred on"
+    )
+    crops: str | None = Field(
+        default=None, description="the output that counts an image's crops, which come after the whole image (Gemma 3)"
     )
 
     @model_validator(mode="after")

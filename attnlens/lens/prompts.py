@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
+from transformers.image_processing_utils import get_size_dict
 
 from attnlens.adapters.schema import AdapterSpec, PromptSpec
 from attnlens.adapters.strict import resolve
@@ -26,6 +27,7 @@ class PreparedImage:
 
     image: Image.Image
     features: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # that the processor calls its image processor with
     layout: Layout | None = None
     bare: bool = False  # whether the image processor hands back nothing but the pixels
 
@@ -114,8 +116,8 @@ class Prompter:
         return tuple(one.layout for one in images if one.layout is not None)
 
     def _layout(self, image: PreparedImage, features: dict[str, Any]) -> Layout:
-        size, config = image.image.size, self._model.config
-        return layout_of(self._spec.grid, Processed(size, features, self._processor.image_processor, config))
+        images = _as_called(self._processor.image_processor, image.settings)
+        return layout_of(self._spec.grid, Processed(image.image.size, features, images, self._model.config))
 
     def _checked(self, question: str) -> str:
         question = checked_question(question)
@@ -242,6 +244,7 @@ class _Remembering:
             if not prepared.features:
                 alone = nested([prepared.image], self._spec)
                 made = self._real(alone, **{**kwargs, "return_tensors": "pt"})
+                prepared.settings = kwargs
                 prepared.features, prepared.bare = features_of(made, self._spec), isinstance(made, Tensor)
             features.append(prepared.features)
         together = joined(features, self._spec)
@@ -259,6 +262,19 @@ class _Remembering:
                 "Use a processor that hands images on as they are, all at once."
             )
         return list(self._prepared)
+
+
+def _as_called(image_processor: Any, settings: Mapping[str, Any]) -> Any:
+    """`image_processor` as it is while its processor calls it with `settings`, which come before its own."""
+    found = copy.copy(image_processor)
+    for name, value in settings.items():
+        if not hasattr(found, name) or callable(getattr(found, name)):
+            continue
+        if name in ("size", "crop_size") and value is not None:
+            square = name == "crop_size" or getattr(found, "default_to_square", True)
+            value = get_size_dict(value, default_to_square=square)
+        setattr(found, name, value)
+    return found
 
 
 def _flat(images: Any) -> list[Any]:

@@ -18,7 +18,8 @@ from attnlens.geometry import Spans
 from attnlens.lens.layouts.base import Layout, Processed, View
 from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, steps
-from attnlens.lens.layouts.tiles import Stitched, Tokens, original, pictures
+from attnlens.lens.layouts.stitching import Stitched, pictures
+from attnlens.lens.layouts.tiles import Tokens, original
 from attnlens.upstream import best_resolution, size_on_sheet, unpadded
 
 SCALED_FROM = 1.1

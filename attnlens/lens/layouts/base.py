@@ -8,7 +8,7 @@ a newline at the end of a row, padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,15 +126,23 @@ class Layout:
 def separated(
     views: tuple[View, ...], *, before: int = 0, row_end: int = 0, after: int = 0, reach: int | None = 0
 ) -> Layout:
-    """Views with tokens that have no place: `before` the first row of each view, at the end of each row, `after` it."""
-    cells: list[int] = []
-    for view in views:
-        first = max(cells, default=-1) + 1
-        cells += [-1] * before
-        for row in range(view.grid.rows):
-            cells += [*range(first + row * view.grid.cols, first + (row + 1) * view.grid.cols), *([-1] * row_end)]
-        cells += [-1] * after
-    return Layout(views, np.asarray(cells, dtype=np.int64), reach=reach)
+    """Views, each row by row, with tokens that have no place: `before` the first row, at each row's end, `after` it."""
+    pictures = [spaced(numbers, before, row_end, after) for numbers in numbered(views)]
+    return Layout(views, np.concatenate(pictures), reach=reach)
+
+
+def numbered(views: Sequence[View]) -> list[Numbers]:
+    """[rows, cols] of each view: the numbers of its cells, counted through all views."""
+    starts = np.cumsum([0, *(view.count for view in views)])
+    return [
+        start + np.arange(view.count).reshape(view.grid.shape) for start, view in zip(starts[:-1], views, strict=True)
+    ]
+
+
+def spaced(cells: Numbers, before: int, row_end: int, after: int) -> Numbers:
+    """[tokens]: the cells [rows, cols] of a picture with tokens around them that have no place."""
+    lines = np.pad(cells, ((0, 0), (0, row_end)), constant_values=-1)
+    return np.pad(lines.ravel(), (before, after), constant_values=-1)
 
 
 def _spread(values: Array, source: Grid, target: Grid) -> Array:

@@ -20,7 +20,7 @@ from attnlens.geometry import Grid
 from attnlens.lens.layouts.base import Layout, Numbers, Processed, View
 from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, placed
-from attnlens.lens.layouts.tiles import Stitched, pictures, tile_by_tile
+from attnlens.lens.layouts.stitching import Stitched, pictures, stitched, tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
 from attnlens.upstream import (
     best_resolution,
@@ -56,7 +56,7 @@ def latents(spec: LatentsGrid, image: Processed) -> Layout:
         View(grid, Stitched(number, 1, 1, (grid.cols * patch, grid.rows * patch))) for number, grid in enumerate(grids)
     ]
     if pieces.rows:  # a view of no tokens: tiles beside each other may have other rows of patches
-        views.insert(0, View(_sheet(grids, pieces)))
+        views.insert(0, View(stitched(grids, pieces.rows, pieces.cols)))
     start = views[0].count if pieces.rows else 0
     cells: list[Numbers] = []
     for own, grid in zip(seen, grids, strict=True):
@@ -155,13 +155,6 @@ def _numbered(seen: Seen, grid: Grid, start: int) -> Numbers:
     return cells.ravel()
 
 
-def _sheet(grids: Sequence[Grid], pieces: Pieces) -> Grid:
-    """The columns of the first row of tiles, and the rows of their first column."""
-    x = [grid.x for grid in grids[: pieces.cols]]
-    y = [grid.y for grid in grids[: pieces.rows * pieces.cols : pieces.cols]]
-    return Grid(np.concatenate(x), np.concatenate(y), grids[0].image_size)
-
-
 def _pieces(image: Processed, shown: Sequence[Size]) -> Pieces:
     """Where each picture lies, by the image processor's own code; `shown` is the size that each was resized to."""
     pieces = _CUTTERS[family(image.processor, set(_CUTTERS))](image)
@@ -182,7 +175,7 @@ def _quarters(image: Processed) -> Pieces:
         return Pieces([whole])
     (width, height), (left, top) = image.size, (image.size[0] // 2, image.size[1] // 2)
     boxes = [(0, 0, left, top), (left, 0, width, top), (0, top, left, height), (left, top, width, height)]
-    return Pieces([*(_window(whole, *box) for box in boxes), whole], 2, 2)
+    return Pieces([*(whole.cut(*box) for box in boxes), whole], 2, 2)
 
 
 def _resolutions(image: Processed) -> Pieces:
@@ -196,12 +189,8 @@ def _resolutions(image: Processed) -> Pieces:
     padded = whole.resized((width, height)).moved((sheet[1], sheet[0]), left, top)
     side = own.max_image_size
     down, across = range(0, sheet[0], side), range(0, sheet[1], side)
-    windows = [_window(padded, x, y, min(x + side, sheet[1]), min(y + side, sheet[0])) for y in down for x in across]
+    windows = [padded.cut(x, y, min(x + side, sheet[1]), min(y + side, sheet[0])) for y in down for x in across]
     return Pieces(windows, len(down), len(across)) if len(windows) > 1 else Pieces(windows)
-
-
-def _window(canvas: Canvas, left: int, top: int, right: int, bottom: int) -> Canvas:
-    return canvas.moved((right - left, bottom - top), -left, -top)
 
 
 _CUTTERS: dict[str, Callable[[Processed], Pieces]] = {"idefics2": _quarters, "aria": _resolutions}

@@ -20,7 +20,7 @@ Size = tuple[int, int]
 """(width, height), in pixels."""
 
 _PIXEL_STEPS = {"do_rescale", "do_normalize", "do_convert_rgb"}  # change values, move nothing
-_METHODS = ("preprocess", PREPROCESS, PREPROCESS_ONE, "resize", "center_crop", "pad", "pad_to_square")
+_METHODS = ("preprocess", PREPROCESS, PREPROCESS_ONE, "resize", "center_crop", "pad", "pad_to_square", "pan_and_scan")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Canvas:
     def moved(self, size: Size, left: float, top: float) -> Canvas:
         """Padded or cropped to `size`: what was at (0, 0) is now at (left, top)."""
         return Canvas(self.image_size, size, self.scale, (self.offset[0] + left, self.offset[1] + top))
+
+    def cut(self, left: float, top: float, right: float, bottom: float) -> Canvas:
+        """What lies in a box of it, in canvas pixels, as a canvas of its own."""
+        return self.moved((int(right - left), int(bottom - top)), -left, -top)
 
     def grid(self, rows: int, cols: int, side: float) -> Grid:
         """Squares of `side` canvas pixels, `rows` x `cols` of them from the canvas's corner on, in original pixels.
@@ -130,7 +134,7 @@ def _fit_and_pad_twice(image_processor: Any, canvas: Canvas, on: set[str]) -> Ca
 
 _PLACERS: dict[str, tuple[Callable[[Any, Canvas, set[str]], Canvas], set[str]]] = {
     "": (_fit, {"do_resize", "do_center_crop"}),  # transformers' common code
-    "gemma3": (_fit, {"do_resize", "do_pan_and_scan"}),  # pan-and-scan adds crops to this canvas
+    "gemma3": (_fit, {"do_resize", "do_pan_and_scan"}),
     "got_ocr2": (_fit, {"do_resize"}),
     "idefics": (_fit, {"do_resize"}),
     "video_llava": (_fit, {"do_resize", "do_center_crop"}),

@@ -19,7 +19,7 @@ from attnlens.errors import AttnLensError
 from attnlens.lens.layouts.base import Array, Layout, Processed, View, separated
 from attnlens.lens.layouts.flattened import Patches
 from attnlens.lens.layouts.placing import Canvas, check_only_resized
-from attnlens.lens.layouts.tiles import tile_by_tile
+from attnlens.lens.layouts.stitching import tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
 
 PIXELS = "pixel_values"

@@ -20,7 +20,8 @@ from attnlens.geometry import Grid
 from attnlens.lens.layouts.base import Array, Layout, Processed, View
 from attnlens.lens.layouts.cutting import family
 from attnlens.lens.layouts.placing import Canvas, Size, by, check_only_resized
-from attnlens.lens.layouts.tiles import Stitched, Tokens, pictures, tile_by_tile
+from attnlens.lens.layouts.stitching import Stitched, pictures, tile_by_tile
+from attnlens.lens.layouts.tiles import Tokens
 from attnlens.lens.layouts.whole import whole_number
 
 LOCAL, GLOBAL = "pixel_values_local", "pixel_values"

@@ -14,9 +14,10 @@ from attnlens.adapters.grids import AnyresGrid, TilesGrid
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid, Spans
-from attnlens.lens.layouts.base import Array, Layout, Numbers, Processed, View
+from attnlens.lens.layouts.base import Layout, Processed, View
 from attnlens.lens.layouts.cutting import Cut, cut
 from attnlens.lens.layouts.placing import Canvas, Size, by
+from attnlens.lens.layouts.stitching import Stitched, pictures, tile_by_tile
 from attnlens.lens.layouts.whole import whole_number
 
 
@@ -73,23 +74,6 @@ def _ordered(found: Cut, sheet: View, thumbnail: View | None, place: str) -> Lay
     return Layout((sheet, thumbnail), np.concatenate(parts[::-1] if place == "first" else parts))
 
 
-def tile_by_tile(grid: Grid, rows: int, cols: int) -> Numbers:
-    """[tokens]: the cells of a grid over `rows` x `cols` tiles, one tile after another, in each of them row by row."""
-    numbers = np.arange(grid.rows * grid.cols).reshape(rows, grid.rows // rows, cols, grid.cols // cols)
-    return numbers.transpose(0, 2, 1, 3).ravel()
-
-
-def pictures(image: Processed, key: str) -> tuple[int, Size]:
-    """How many pictures [..., channels, height, width] the processor put out under `key`, and their (width, height)."""
-    shape = image.array(key).shape
-    if len(shape) not in (4, 5) or (len(shape) == 5 and shape[0] != 1):
-        raise AttnLensError(
-            f"{key} of one image has the shape {shape}; the adapter's grid kind expects [tiles, channels, height, "
-            "width], with or without an axis of one image before it. Choose another grid kind in the adapter."
-        )
-    return int(shape[-4]), (int(shape[-1]), int(shape[-2]))
-
-
 @dataclass(frozen=True)
 class Tokens:
     """How a tile is divided into tokens."""
@@ -136,28 +120,6 @@ class Tokens:
 def original(canvas: Canvas, x: Spans, y: Spans) -> Grid:
     """Columns and rows of `canvas`, in canvas pixels, as a grid in original pixels."""
     return Grid((x - canvas.offset[0]) / canvas.scale[0], (y - canvas.offset[1]) / canvas.scale[1], canvas.image_size)
-
-
-@dataclass(frozen=True)
-class Stitched:
-    """From an image's pictures, [..., tiles, channels, height, width], the pixels of one view of them."""
-
-    first: int
-    """The number of the picture that holds the upper left tile."""
-    rows: int
-    cols: int
-    used: Size
-    """The (width, height) of what is used of a tile."""
-    window: tuple[slice, slice] = (slice(None), slice(None))
-    """The rows and columns of pixels that the view shows of the stitched tiles."""
-
-    def __call__(self, pixels: Array) -> Array:
-        """float32 [1, channels, height, width]"""
-        width, height = self.used
-        all_tiles = np.asarray(pixels, dtype=np.float32).reshape(-1, *pixels.shape[-3:])
-        own = all_tiles[self.first : self.first + self.rows * self.cols, :, :height, :width]
-        sheet = own.reshape(self.rows, self.cols, -1, height, width).transpose(2, 0, 3, 1, 4)
-        return sheet.reshape(1, -1, self.rows * height, self.cols * width)[:, :, *self.window]
 
 
 def _patches_per_token(value: object) -> Fraction:

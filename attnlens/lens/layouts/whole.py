@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import isqrt
+from dataclasses import replace
+from math import ceil, isqrt
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,47 @@ import numpy as np
 from attnlens.adapters.grids import PositionsGrid, SizesGrid, SquareGrid
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts.base import Layout, Processed, View, separated
+from attnlens.lens.layouts.base import Layout, Processed, View, numbered, separated, spaced
 from attnlens.lens.layouts.flattened import Places
-from attnlens.lens.layouts.placing import Canvas, by, check_only_resized, placed
+from attnlens.lens.layouts.placing import Canvas, Size, by, check_only_resized, placed
+from attnlens.lens.layouts.stitching import Stitched, stitched
 
 
 def square(spec: SquareGrid, image: Processed) -> Layout:
-    """A canvas of fixed size. With `tokens`, its patches are pooled into a square of that many tokens."""
-    canvas = placed_canvas(image, spec.key)
+    """A canvas of fixed size. With `tokens`, its patches are pooled into a square of that many tokens.
+
+    With `crops`, of which there may be none, these are pictures of the same size, on which maps are drawn.
+    """
+    count = int(image.array(spec.crops).sum()) if spec.crops in image.features else 0
+    canvas = placed_canvas(image, spec.key, 1 + count)
     patch = whole_number(resolve(spec.patch, image.config), "patch")
     if spec.tokens is None:
         side = patch * whole_number(resolve(spec.merge, image.config), "merge")
     else:
         side = patch * _pooling(canvas, patch, whole_number(resolve(spec.tokens, image.config), "tokens"))
     back = spec.shift * patch
-    return _separated(spec, image, (plain_view(canvas.moved(canvas.size, back, back), side),))
+    whole = plain_view(canvas.moved(canvas.size, back, back), side)
+    if not count:
+        return _separated(spec, image, (whole,))
+    down, across, windows = _pan_and_scan(image.size, count)
+    crops = [Canvas.of(image.size).cut(*window).resized(canvas.size) for window in windows]
+    grids = [crop.moved(crop.size, back, back).grid(*whole.grid.shape, side) for crop in crops]
+    grid = stitched(grids, down, across)
+    used = (whole.grid.cols * side, whole.grid.rows * side)
+    views = (View(grid, Stitched(1, down, across, used)), replace(whole, pixels=Stitched(0, 1, 1, used)))
+    sheet, overview = numbered(views)
+    order = [overview, *(tile for row in np.split(sheet, down) for tile in np.split(row, across, axis=1))]
+    pictures = [spaced(cells, *_around(spec, image)) for cells in order]
+    return Layout(views, np.concatenate(pictures), reach=spec.reach, pictures=tuple(map(len, pictures)))
+
+
+def _pan_and_scan(size: Size, count: int) -> tuple[int, int, list[tuple[int, int, int, int]]]:
+    """(down, across, boxes): Gemma 3's crops beside each other along the longer side; the last may be smaller."""
+    width, height = size
+    down, across = (1, count) if width >= height else (count, 1)
+    step_x, step_y = ceil(width / across), ceil(height / down)
+    corners = [(col * step_x, row * step_y) for row in range(down) for col in range(across)]
+    return down, across, [(x, y, min(x + step_x, width), min(y + step_y, height)) for x, y in corners]
 
 
 def sizes(spec: SizesGrid, image: Processed) -> Layout:
@@ -61,10 +88,10 @@ def positions(spec: PositionsGrid, image: Processed) -> Layout:
     return _separated(spec, image, (View(grid, Places(spec.key, places, patch)),))
 
 
-def placed_canvas(image: Processed, key: str = "pixel_values") -> Canvas:
-    """The canvas that the processor's settings lead to; AttnLensError where `key` holds another one."""
+def placed_canvas(image: Processed, key: str = "pixel_values", count: int = 1) -> Canvas:
+    """The canvas that the processor's settings lead to; AttnLensError where `key` holds another, or not `count`."""
     canvas = placed(image.processor, image.size)
-    seen = canvas_size(image, key)
+    seen = canvas_size(image, key, count)
     if seen != canvas.size:
         raise AttnLensError(
             f"By its settings {type(image.processor).__name__} puts an image of {by(image.size)} px on a canvas of "
@@ -74,13 +101,13 @@ def placed_canvas(image: Processed, key: str = "pixel_values") -> Canvas:
     return canvas
 
 
-def canvas_size(image: Processed, key: str) -> tuple[int, int]:
-    """(width, height) of the one canvas that `key` holds, [1, channels, height, width]."""
+def canvas_size(image: Processed, key: str, count: int = 1) -> tuple[int, int]:
+    """(width, height) of the canvases that `key` holds, [count, channels, height, width]."""
     shape = image.array(key).shape
-    if len(shape) != 4 or shape[0] != 1:
+    if len(shape) != 4 or shape[0] != count:
         raise AttnLensError(
-            f"{key} of one image has the shape {shape}; the adapter's grid kind expects [1, channels, height, width]. "
-            "Choose another grid kind in the adapter, or switch off what makes several pictures of an image."
+            f"{key} of one image has the shape {shape}; the adapter's grid kind expects [{count}, channels, height, "
+            "width]. Choose another grid kind in the adapter, or switch off what makes several pictures of an image."
         )
     return int(shape[3]), int(shape[2])
 
@@ -105,8 +132,14 @@ def whole_number(value: Any, name: str) -> int:
 
 
 def _separated(spec: SquareGrid | SizesGrid | PositionsGrid, image: Processed, views: tuple[View, ...]) -> Layout:
-    before, row_end, after = (int(resolve(count, image.config)) for count in (spec.before, spec.row_end, spec.after))
+    before, row_end, after = _around(spec, image)
     return separated(views, before=before, row_end=row_end, after=after, reach=spec.reach)
+
+
+def _around(spec: SquareGrid | SizesGrid | PositionsGrid, image: Processed) -> tuple[int, int, int]:
+    """How many tokens without a place stand before a picture, at the end of each row, and after it."""
+    before, row_end, after = (int(resolve(count, image.config)) for count in (spec.before, spec.row_end, spec.after))
+    return before, row_end, after
 
 
 def _pooling(canvas: Canvas, patch: int, tokens: int) -> int:
