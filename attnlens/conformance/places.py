@@ -87,8 +87,10 @@ def _complaints(layout: Layout, moved: Any, patch: Box, probed: int) -> Iterator
             yield "no token changes"
         for cell, move in zip(cells, moved[tokens], strict=True):
             row, col = divmod(int(cell), view.grid.cols)
-            margin = (layout.reach or 0) + (0 if number == probed and move == most else 1)
-            if move >= NOTICEABLE * most > 0 and not _holds(_around(view.grid, row, col, margin), centre):
+            moved_most = number == probed and move == most
+            near = _around(view.grid, row, col, (layout.reach or 0) + (0 if moved_most else 1))
+            seen = _holds(near, centre) if moved_most else _meet(near, patch)
+            if move >= NOTICEABLE * most > 0 and not seen:
                 yield f"token of cell ({row}, {col}) in view {number} changes"
     outside = moved[layout.cells < 0]
     if outside.size and outside.max() > NOTICEABLE * moved.max():
@@ -129,6 +131,10 @@ def _around(grid: Grid, row: int, col: int, margin: int) -> Box:
 
 def _holds(box: Box, point: tuple[float, float]) -> bool:
     return box.x1 <= point[0] <= box.x2 and box.y1 <= point[1] <= box.y2
+
+
+def _meet(box: Box, other: Box) -> bool:
+    return box.x1 <= other.x2 and other.x1 <= box.x2 and box.y1 <= other.y2 and other.y1 <= box.y2
 
 
 def _tokens(lens: Lens, image: Image.Image, quiet: bool) -> Tensor:

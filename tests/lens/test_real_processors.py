@@ -7,7 +7,7 @@ family's own, with its own image processor. The reference knows nothing of attnl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Case:
     most: int = 2  # images
     placed: int = 0  # images that the processor puts in front itself
     arguments: dict[str, Any] = field(default_factory=dict)  # of its call
+    attributes: dict[str, Any] = field(default_factory=dict)  # of the processor
 
 
 class Prefixing(transformers.PreTrainedTokenizerFast):
@@ -89,6 +90,17 @@ CASES = {
         named={**SURROUNDED, "image_token": "<image_soft_token>"},
         image="<boi>",
         token="<image_soft_token>",
+        config={"text_config": {"sliding_window": 512}},  # behind a window plain eager has gradients of what it masks
+    ),
+    "got_ocr2": Case(
+        "GotOcr2Processor",
+        lambda config, _: {},
+        others=("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"),
+        image="<imgpad>",
+        token="<imgpad>",
+        prompt="<|im_start|>system\nYou should follow the instructions carefully and explain your answers in detail."
+        "<|im_end|><|im_start|>user\n<img>{images}</img>\n{question}<|im_end|><|im_start|>assistant\n",
+        attributes={"num_image_tokens": 16},
     ),
     "paligemma": Case(
         "PaliGemmaProcessor",
@@ -163,6 +175,8 @@ def put_together(model_type: str, images_class: str | None = None) -> tuple[Any,
     make = getattr(transformers, case.processor)
     processor = make(image_processor=images, tokenizer=words, **case.settings(config, images))
     processor.chat_template = CHAT % case.image
+    for name, value in case.attributes.items():
+        setattr(processor, name, value)
     image_token_id = words.convert_tokens_to_ids(case.token)
     if model_type == "chameleon":
         config.vocabulary_map["<image>"] = image_token_id
@@ -193,12 +207,52 @@ def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its
         pytest.skip("its image processor without torchvision is refused: the test below")
     model, processor, case = put_together(model_type)
     images = [*tiny.images("landscape", 1), *tiny.images("portrait", 1)][:count]
-    lens = attnlens.load(model=model, processor=processor)
-    trace = lens.read(images).trace(QUESTION, gradients=True)
-
+    trace = attnlens.load(model=model, processor=processor).read(images).trace(QUESTION, gradients=True)
     plain, processor, _ = put_together(model_type)
+    assert_equals_a_plain_eager_forward(model_type, trace, plain, inputs_of(processor, case, images, plain.config))
+
+
+CUTTING = {
+    "gemma3": {
+        "do_pan_and_scan": True,
+        "pan_and_scan_min_crop_size": 16,
+        "pan_and_scan_max_num_crops": 3,
+        "pan_and_scan_min_ratio_to_activate": 1.1,
+    },
+    "got_ocr2": {"crop_to_patches": True, "min_patches": 3, "max_patches": 5},
+    "aria": {"split_image": True, "max_image_size": 980, "split_resolutions": [[980, 1960], [1960, 980]]},
+}
+"""Settings with which a processor calls its image processor, whatever that one's own are, and the image is cut."""
+
+
+@pytest.mark.parametrize("model_type", CUTTING)
+@pytest.mark.parametrize("stated", ["on the processor", "in the adapter", "on the image processor"])
+def test_an_image_is_cut_as_the_processor_has_it_cut(model_type, stated):
+    def cut(model_type: str) -> tuple[Any, Any, Case]:
+        model, processor, case = put_together(model_type)
+        if stated == "on the processor":
+            processor.images_kwargs = {**processor.images_kwargs, **CUTTING[model_type]}
+        if stated == "on the image processor":  # which these processors overrule on every call
+            for name, value in CUTTING[model_type].items():
+                setattr(processor.image_processor, name, value)
+        return model, processor, case
+
+    model, processor, case = cut(model_type)
+    spec = adapters.for_model_type(model_type)
+    arguments = CUTTING[model_type] if stated == "in the adapter" else {}
+    spec = spec.model_copy(update={"prompt": spec.prompt.model_copy(update={"arguments": arguments})})
+    images = [*tiny.images("landscape", 1), *tiny.images("portrait", 1)]
+    reading = attnlens.load(model=model, processor=processor, adapter=spec).read(images)
+    plain, processor, _ = cut(model_type)
+    inputs = inputs_of(processor, replace(case, arguments={**case.arguments, **arguments}), images, plain.config)
+    assert (len(inputs["pixel_values"]) > len(images)) == (stated != "on the image processor")
+    trace = reading.trace(QUESTION, gradients=True)
+    assert_equals_a_plain_eager_forward(model_type, trace, plain, inputs)
+
+
+def assert_equals_a_plain_eager_forward(model_type: str, trace: Any, plain: Any, inputs: dict[str, Any]) -> None:
+    """`plain`: a model that attnlens has not seen."""
     plain.set_attn_implementation("eager")
-    inputs = inputs_of(processor, case, images, plain.config)
     out = plain(**inputs, output_attentions=True)
     attentions = (out.language_model_outputs if model_type == "blip-2" else out).attentions
     log_probs = out.logits[0, -1].float().log_softmax(dim=-1)
@@ -206,7 +260,7 @@ def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its
     if model_type == "kosmos-2":  # its 64 image tokens have as many ids
         at = inputs["image_embeds_position_mask"][0].bool()
     else:
-        at = inputs["input_ids"][0] == getattr(plain.config, case.key)
+        at = inputs["input_ids"][0] == getattr(plain.config, CASES[model_type].key)
     if model_type == "mllama":  # the trace is of the cross-attention layers, whose keys are all of the images
         at = torch.ones(attentions[trace.layers[0]].shape[-1], dtype=torch.bool)
 

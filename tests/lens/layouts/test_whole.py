@@ -314,8 +314,7 @@ def test_a_whole_grid_lies_on_the_image_as_the_processor_is_said_to_work(name: s
         "deepseek_vl": (0, -50, 400, 350),
         "deepseek_vl_hybrid": (0, -50, 400, 350),
         "janus": (0, -50, 400 * 96 / 97, 400 * 96 / 97 - 50),
-        "got_ocr2": (-400 * 24 / 256, -300 * 24 / 256, 400 * 232 / 256, 300 * 232 / 256),  # a patch and a half back
-        "pp_chart2table": (-400 * 24 / 256, -300 * 24 / 256, 400 * 232 / 256, 300 * 232 / 256),
+        "pp_chart2table": (-400 * 24 / 256, -300 * 24 / 256, 400 * 232 / 256, 300 * 232 / 256),  # a patch and a half
         "chameleon": (50, 0, 350, 300),
     }.get(name, (0, 0, 400, 300))
     assert tuple(grid.covered) == pytest.approx(expected, abs=300 / 71)  # a canvas pixel of rounding, at most
