@@ -212,6 +212,15 @@ def test_a_trace_behind_the_real_processor_equals_one_plain_eager_forward_of_its
     assert_equals_a_plain_eager_forward(model_type, trace, plain, inputs_of(processor, case, images, plain.config))
 
 
+@pytest.mark.parametrize("size", [(40, 793), (9, 225), (793, 40), (1, 400), (400, 1), (1500, 11)], ids=str)
+def test_a_thin_strip_is_read_as_llava_next_reads_it(size):
+    image = tiny.images("landscape", 1)[0].resize(size)
+    model, processor, case = put_together("llava_next")
+    trace = attnlens.load(model=model, processor=processor).read(image).trace(QUESTION, gradients=True)
+    plain, processor, _ = put_together("llava_next")
+    assert_equals_a_plain_eager_forward("llava_next", trace, plain, inputs_of(processor, case, [image], plain.config))
+
+
 CUTTING = {
     "gemma3": {
         "do_pan_and_scan": True,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     Granite4VisionModel,
     LlavaNextImageProcessorPil,
@@ -40,6 +41,7 @@ from tests.lens.layouts.painting import (
 )
 
 SIZES = [(401, 299), (90, 500), (1000, 60), (112, 112), (31, 20)]
+THIN = [(1, 793), (793, 1), (9, 225), (225, 9), (40, 793), (793, 40), (1, 1), (30, 4000), (4000, 30)]
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 PATCH, SIDE = 7, 56
 NEXT = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
@@ -153,6 +155,18 @@ def test_llava_next_s_full_processor_puts_as_many_image_tokens_into_the_prompt(s
     processor = LlavaNextProcessor(case.processor, words, PATCH, "default", None, "<image>", 1)
     ids = processor(images=[grey(size)], text="<image>What?", return_tensors="pt")["input_ids"]
     assert len(case.layout(size).cells) == int((ids == processor.image_token_id).sum())
+
+
+@every_case
+@pytest.mark.parametrize("size", THIN, ids=str)
+def test_a_strip_of_any_thinness_has_the_tokens_that_the_model_packs(name: str, size: tuple[int, int]) -> None:
+    """A row without a token still ends in a newline; no pixel reaches one."""
+    case = CASES[name]
+    layout = case.layout(size)
+    before, after = (case.processor([image], return_tensors="pt") for image in (grey(size), Image.new("RGB", size)))
+    changed = case.changes(before, after)
+    assert changed.shape == layout.cells.shape
+    assert ((changed > 0) == (layout.cells >= 0)).all()
 
 
 def test_the_square_comes_first_and_each_row_of_the_tiles_ends_with_a_newline() -> None:

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from transformers import (
+    Gemma3ImageProcessorPil,
     GotOcr2ImageProcessorPil,
     GraniteDoclingImageProcessorPil,
     Idefics3ImageProcessorPil,
@@ -80,6 +84,12 @@ def by_step(patches: Tensor) -> Tensor:
         return convolve(convolve(patches.view(-1, 1, side, side)))
 
 
+def by_gemma(patches: Tensor) -> Tensor:
+    """Gemma3MultiModalProjector.forward, whose pooling has no function of its own."""
+    side = int(patches.shape[1] ** 0.5)
+    return avg_pool2d(patches.view(-1, 1, side, side), kernel_size=2).flatten(1)[..., None]
+
+
 @cache
 def grid_of(model_type: str) -> Any:
     """What the adapter says; a patch that it states, and the config does not, is that of these tests."""
@@ -124,12 +134,19 @@ class Case:
 
     def canvases(self, layout: Layout) -> list[tuple[int, int]]:
         """(width, height) of each view's, when tokens are squares of so many canvas pixels."""
-        side = PATCH * {"granite_docling": 4, "step3p7": 4}.get(self.model_type, 2)
+        side = PATCH * (4 if self.model_type in ("granite_docling", "step3p7", "got_ocr2") else 2)
         return [(view.grid.cols * side, view.grid.rows * side) for view in layout.views]
 
 
 def got(**settings: Any) -> Any:
     return GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=6, **HALVES, **settings)
+
+
+def panning(**settings: Any) -> Any:
+    """Gemma 3's, with small images too."""
+    known = {"min_crop_size": 8, "max_num_crops": 4, "min_ratio_to_activate": 1.1, **settings}
+    named = {f"pan_and_scan_{name}": value for name, value in known.items()}
+    return Gemma3ImageProcessorPil(size=SQUARE, do_pan_and_scan=True, **named, **HALVES)
 
 
 def standin(name: str, **settings: Any) -> Any:
@@ -152,6 +169,8 @@ STEP = {"size": {"height": 84, "width": 84}, "patch_size": SIDE, "max_image_size
 CASES = {
     "internvl": Case("internvl", got(), {"downsample_ratio": 0.5}, by_internvl, vision={"patch_size": (PATCH, PATCH)}),
     "qianfan, not cut": Case("qianfan_ocr", got(min_patches=1), {"downsample_ratio": 0.5}, by_internvl),
+    "got ocr2": Case("got_ocr2", got(), {}, by_step, reach=painting.REACH + 1.5 * PATCH),
+    "gemma 3": Case("gemma3", panning(), {"mm_tokens_per_image": 16}, by_gemma),
     "aya": Case("aya_vision", got(min_patches=4), {"downsample_factor": 2}, by_aya),
     "cohere 2": Case(
         "cohere2_vision",
@@ -304,6 +323,37 @@ def test_tiles_come_in_reading_order_and_the_thumbnail_last_or_first() -> None:
     first = CASES["ovis2"].layout((401, 299))
     assert first.cells[:16].tolist() == list(range(first.views[0].count, first.views[0].count + 16))
     assert first.cells[16:20].tolist() == [0, 1, 2, 3]
+
+
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    least=st.integers(1, 40),
+    most=st.integers(1, 9),
+    ratio=st.floats(1, 3),
+)
+def test_gemma_s_crops_are_cut_where_its_processor_cuts_them(
+    size: tuple[int, int], least: int, most: int, ratio: float
+) -> None:
+    """Of an image whose pixels are numbered; a crop's tokens are 4 x 4 cells, which cover just that crop."""
+    numbers = np.arange(size[0] * size[1]).reshape(1, size[1], size[0])
+    crops = panning().pan_and_scan(numbers, least, most, ratio)
+    assume(all(crop.size for crop in crops))  # else there are more crops than pixels, and the processor itself fails
+    features = {"pixel_values": np.zeros((1 + len(crops), 3, SIDE, SIDE)), "num_crops": np.array([len(crops)])}
+    image = Processed(size, features, panning(), CASES["gemma 3"].image(grey((1, 1))).config)
+    layout = layout_of(grid_of("gemma3"), image)
+    assert len(layout.views) == 1 + (len(crops) > 0)
+    assert layout.pictures == (16,) * (1 + len(crops)) * (len(crops) > 0)
+    grid, overview = layout.views[0].grid, layout.views[-1].grid
+    assert tuple(overview.covered) == pytest.approx((0, 0, *size))
+    assert not crops or grid.rows * grid.cols == 16 * len(crops)
+    cells = np.arange(grid.rows * grid.cols).reshape(grid.shape)
+    for number, crop in enumerate(crops):
+        row, col = (4 * place for place in divmod(number, grid.cols // 4))
+        own = layout.cells[16 * (1 + number) : 16 * (2 + number)]
+        assert own.tolist() == cells[row : row + 4, col : col + 4].ravel().tolist()
+        top, left = divmod(int(crop[0, 0, 0]), size[0])
+        box = grid.span(row, col, row + 4, col + 4)
+        assert tuple(box) == pytest.approx((left, top, left + crop.shape[2], top + crop.shape[1]))
 
 
 def test_a_patch_that_does_not_fill_a_tile_leaves_pixels_unseen() -> None:
