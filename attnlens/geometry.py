@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnlens.errors import AttnLensError
+from attnlens.storage import Valued
 
 Spans = npt.NDArray[np.float64]
 """float64 [n, 2]: where each of n columns (or rows) begins and ends, in original pixels."""
@@ -146,7 +147,7 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(Valued):
     """For each column and each row of a map, the pixels of the original image that it saw.
 
     `x` is float64 [cols, 2], the left and right edge of each column; `y` is float64 [rows, 2], the top and bottom edge
@@ -241,15 +242,6 @@ class Grid:
         x, y = self.x[col0:col1], self.y[row0:row1]
         return Box(float(x[:, 0].min()), float(y[:, 0].min()), float(x[:, 1].max()), float(y[:, 1].max()))
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Grid):
-            return NotImplemented
-        same_spans = np.array_equal(self.x, other.x) and np.array_equal(self.y, other.y)
-        return same_spans and self.image_size == other.image_size
-
-    def __hash__(self) -> int:
-        return hash((self.x.tobytes(), self.y.tobytes(), self.image_size))
-
 
 def is_count(value: object) -> bool:
     """Whether `value` is a whole number of at least 1; True and False are none."""
@@ -303,7 +295,7 @@ def _equal_spans(start: float, stop: float, count: int) -> Spans:
 
 def _checked_spans(spans: Any, name: str, axis: str) -> Spans:
     try:
-        # Adding zero makes a copy and turns -0.0 into 0.0, so that equal grids have equal hashes.
+        # Adding zero makes a copy, and turns -0.0 into 0.0.
         array: Spans = np.asarray(spans, dtype=np.float64) + 0.0
     except (TypeError, ValueError):
         array = np.empty((0, 0))

@@ -20,6 +20,7 @@ from attnlens.canvas import outlined
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid, Spans, overlaps
 from attnlens.images import ImageSource, open_image
+from attnlens.storage import Stored
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,7 +35,7 @@ _FAINTEST = 0.35  # opacity of the least important cell, relative to the most im
 
 
 @dataclass(frozen=True, eq=False)
-class ImportanceMap:
+class ImportanceMap(Stored):
     """float32 `values` [rows, cols] and the `grid` that says which original pixels each of them is about.
 
     Whatever numpy can read as a matrix is taken, copied and made read-only. NaN and infinity are kept, so that what

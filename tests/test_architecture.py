@@ -17,6 +17,7 @@ PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
     {"errors", "versions", "torchvision_check"},
+    {"storage"},
     {"geometry"},
     {"images", "canvas", "video"},
     {"importance", "adapters", "upstream"},
@@ -36,13 +37,14 @@ UPWARD = {
     ): "Result.save draws its own picture; show itself knows nothing above importance",
     ("conformance", "attnlens"): "findings and drafts name the version of attnlens that made them",
 }
-LAYOUTS_KNOW = {"errors", "geometry", "adapters", "upstream"}
+LAYOUTS_KNOW = {"errors", "storage", "geometry", "adapters", "upstream"}
 NEVER_TORCH = {
     "boxes",
     "importance",
     "adapters",
     "canvas",
     "errors",
+    "storage",
     "versions",
     "torchvision_check",
     "video",

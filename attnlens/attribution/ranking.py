@@ -19,6 +19,7 @@ from attnlens.importance import ImportanceMap, box_ratios
 from attnlens.lens.lens import Lens
 from attnlens.lens.reading import Reading
 from attnlens.maps.attention import relative_attention, relative_attention_by_layer
+from attnlens.storage import Valued
 
 Array = NDArray[np.float64]
 By = Literal["ratio", "crops"]
@@ -72,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(Valued):
     """What `rank` found, example by example.
 
     The best candidate is the one with the highest mean ratio, as ViCrop draws it; single heads do not take part. A few

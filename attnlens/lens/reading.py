@@ -120,7 +120,7 @@ class Reading:
             )
         at = places(asked.prompt, lens.tokenizer, words)
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
-        return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
+        return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self._plain())
 
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
         """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
@@ -137,7 +137,7 @@ class Reading:
         queries = [one - stop for one in at]
         rows, connected = capture.words(lens.model, lens.tracer, structure, inputs, queries, connector)
         lens.meter.forward(prompt.image_tokens if whole else 0)
-        spans, layouts = spans_of(self._keys(prompt)), self.layouts
+        spans, layouts = spans_of(self._keys(prompt)), self._plain()
         length = spans[-1].stop if structure.keys == "image" else stop
         return WordAttention(
             attention=word_rows_at(rows, self.columns(prompt), length),
@@ -232,6 +232,10 @@ class Reading:
         self._see_images()
         return self.lens.prompter.layouts(self._prepared)
 
+    def _plain(self) -> tuple[Layout, ...]:
+        """The layouts as data alone, which a trace keeps."""
+        return tuple(layout.plain for layout in self.layouts)
+
     def _see_images(self) -> None:
         """Have the processor make its features of every image, once."""
         if not all(one.features for one in self._prepared):
@@ -279,7 +283,7 @@ class Reading:
     def _traced(self, prompt: Prompt, captured: capture.Captured) -> Trace:
         if captured.row_gradients is not None:
             self.lens.meter.backward()
-        layouts, spans, columns = self.layouts, spans_of(self._keys(prompt)), self.columns(prompt)
+        layouts, spans, columns = self._plain(), spans_of(self._keys(prompt)), self.columns(prompt)
         length = spans[-1].stop if self.lens.structure.keys == "image" else prompt.length
         connected = bool(captured.connector)
         return Trace(

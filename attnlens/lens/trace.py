@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.lens.layouts import Layout
+from attnlens.storage import Stored
 
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Trace:
+def check_axes(
+    attention: Array, layers: Sequence[int], spans: Sequence[slice], layouts: Sequence[Layout], axes: int = 3
+) -> None:
+    """Raises AttnLensError unless `layers` and `spans` are of the first and the last of `axes` axes of `attention`."""
+    ends = [0, *(span.stop for span in spans)]
+    fit = [span.start == end for span, end in zip(spans, ends, strict=False)]
+    shape = attention.shape
+    if (
+        len(shape) != axes
+        or (shape[0], shape[-1]) != (len(layers), ends[-1])
+        or len(spans) != len(layouts)
+        or not all(fit)
+    ):
+        raise AttnLensError(
+            f"Attention of the shape {shape} does not go with {len(layers)} layers, and spans to {ends[1:]} of "
+            f"{len(layouts)} images; expected {axes} axes, [layers, heads, ..., image_tokens]."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Trace(Stored):
     """Attention from the last prompt token, where the answer starts, to the image (ViCrop: A_st, A_ti).
 
     With several images, the tokens of all of them stand one after the other along `image_tokens`, and `spans` says
@@ -45,6 +67,9 @@ class Trace:
     """log p(top_token)."""
     input_ids: NDArray[np.int64]
     """[tokens]: the whole prompt as the model saw it, image tokens included."""
+
+    def __post_init__(self) -> None:
+        check_axes(self.attention, self.layers, self.spans, self.layouts)
 
     @property
     def grids(self) -> tuple[Grid, ...]:

@@ -18,10 +18,11 @@ from transformers import DynamicCache
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts import Layout
 from attnlens.lens.trace import Array
+from attnlens.storage import Stored
 
 
-@dataclass(frozen=True)
-class ValueSimilarity:
+@dataclass(frozen=True, eq=False)
+class ValueSimilarity(Stored):
     """How like the values of some words are to those of every token of their prompt."""
 
     cosines: Array

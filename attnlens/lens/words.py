@@ -11,11 +11,12 @@ from attnlens.lens.layouts import Layout
 from attnlens.lens.prompts import Prompt
 from attnlens.lens.spelling import places
 from attnlens.lens.structure import Structure
-from attnlens.lens.trace import Array
+from attnlens.lens.trace import Array, check_axes
+from attnlens.storage import Stored
 
 
-@dataclass(frozen=True)
-class WordAttention:
+@dataclass(frozen=True, eq=False)
+class WordAttention(Stored):
     """Attention from some tokens of a prompt to its images."""
 
     attention: Array
@@ -30,6 +31,9 @@ class WordAttention:
     """For each image, its part of the axis `image_tokens`."""
     layouts: tuple[Layout, ...]
     """For each image, which cells of which views its tokens (or, behind a connector, its patches) are."""
+
+    def __post_init__(self) -> None:
+        check_axes(self.attention, self.layers, self.spans, self.layouts, axes=4)
 
 
 def looking(prompt: Prompt, structure: Structure, tokenizer: Any, words: str | Sequence[int]) -> tuple[int, ...]:

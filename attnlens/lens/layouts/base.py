@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid, overlaps
+from attnlens.storage import Valued
 
 Array = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -46,8 +47,8 @@ class Processed:
         return np.asarray(value.detach().float().cpu() if hasattr(value, "detach") else value)
 
 
-@dataclass(frozen=True)
-class View:
+@dataclass(frozen=True, eq=False)
+class View(Valued):
     """A rectangle of cells that the model saw as one picture."""
 
     grid: Grid
@@ -63,8 +64,8 @@ class View:
         return self.grid.rows * self.grid.cols
 
 
-@dataclass(frozen=True)
-class Layout:
+@dataclass(frozen=True, eq=False)
+class Layout(Valued):
     """An image's tokens (or connector keys), and the cells they stand for."""
 
     views: tuple[View, ...]
@@ -95,6 +96,11 @@ class Layout:
     @property
     def grid(self) -> Grid:
         return self.views[0].grid
+
+    @property
+    def plain(self) -> Layout:
+        """The same as data alone: without the functions that read a view's pixels."""
+        return replace(self, views=tuple(replace(view, pixels=None) for view in self.views))
 
     @property
     def placed(self) -> Layout:

@@ -8,6 +8,7 @@ import numpy as np
 
 from attnlens.errors import AttnLensError
 from attnlens.lens.layouts.base import Array, Numbers
+from attnlens.storage import Valued
 
 CHANNELS = 3
 
@@ -51,7 +52,7 @@ class Patches:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class Places(Valued):
     """Gemma 4's order: each patch stands where its position says; in each patch rows, cols, channels."""
 
     key: str

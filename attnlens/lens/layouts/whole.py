@@ -11,7 +11,7 @@ import numpy as np
 from attnlens.adapters.grids import PositionsGrid, SizesGrid, SquareGrid
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts.base import Layout, Processed, View, numbered, separated, spaced
+from attnlens.lens.layouts.base import Array, Layout, Processed, View, numbered, separated, spaced
 from attnlens.lens.layouts.flattened import Places
 from attnlens.lens.layouts.placing import Canvas, Size, by, check_only_resized, placed
 from attnlens.lens.layouts.stitching import Stitched, stitched
@@ -120,7 +120,11 @@ def plain_view(canvas: Canvas, side: int) -> View:
             f"A canvas of {by(canvas.size)} px holds no square of {side} px. Correct grid in the adapter: its patch, "
             "merge or tokens."
         )
-    return View(canvas.grid(rows, cols, side), lambda pixels: np.asarray(pixels, dtype=np.float32))
+    return View(canvas.grid(rows, cols, side), _as_it_is)
+
+
+def _as_it_is(pixels: Array) -> Array:
+    return np.asarray(pixels, dtype=np.float32)
 
 
 def whole_number(value: Any, name: str) -> int:
