@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,9 +22,11 @@ from attnlens.images import crop
 from attnlens.lens import capture, hidden
 from attnlens.lens.cache import branch
 from attnlens.lens.cost import Cost
+from attnlens.lens.finite import check_by_layer, check_finite, check_log_probs
 from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
+from attnlens.lens.looking import look
 from attnlens.lens.prompts import PreparedImage, Prompt, checked_question
 from attnlens.lens.spelling import places
 from attnlens.lens.states import PROBE, States
@@ -67,6 +71,11 @@ class Reading:
         self._see_images()  # what is wrong with them shows here, not at the first question
 
     @property
+    def model(self) -> Any:
+        """The model that has read the images."""
+        return self.lens.model
+
+    @property
     def images(self) -> tuple[Image.Image, ...]:
         """The images read, in order."""
         return tuple(p.image for p in self._prepared)
@@ -76,6 +85,7 @@ class Reading:
         """The first image."""
         return self._prepared[0].image
 
+    @look
     def trace(self, question: str, gradients: bool = False) -> Trace:
         """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free."""
         known = self._traces.get(checked_question(question))
@@ -84,6 +94,7 @@ class Reading:
             self._traces[question] = known
         return known
 
+    @look
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
         """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
         lens = self.lens
@@ -98,13 +109,16 @@ class Reading:
             else:
                 cache = branch(asked.cache)
                 tokens, log_prob = lens.generator.decode(asked.prompt, asked.positions, cache, max_new_tokens)
+        check_log_probs(lens, asked.prompt, torch.tensor(log_prob))
         text = self.lens.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
 
+    @look
     def next_token(self, question: str) -> Array:
         """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
         return array(self._states.log_probs(question))
 
+    @look
     def value_similarity(self, question: str, words: str | Sequence[int]) -> ValueSimilarity:
         """How like the cached values of `words` are to those of every token of the prompt.
 
@@ -122,6 +136,7 @@ class Reading:
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self._plain())
 
+    @look
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
         """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
 
@@ -137,6 +152,7 @@ class Reading:
         queries = [one - stop for one in at]
         rows, connected = capture.words(lens.model, lens.tracer, structure, inputs, queries, connector)
         lens.meter.forward(prompt.image_tokens if whole else 0)
+        check_by_layer(lens, "attention", rows)
         spans, layouts = spans_of(self._keys(prompt)), self._plain()
         length = spans[-1].stop if structure.keys == "image" else stop
         return WordAttention(
@@ -164,6 +180,7 @@ class Reading:
         """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
         return numbered(self._prepared, number).image
 
+    @look
     def embedding_gradient(self, question: str) -> tuple[Array, ...]:
         """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens.hidden`.
 
@@ -171,11 +188,14 @@ class Reading:
         keys. One forward and one backward pass of the whole prompt; the vision tower has no graph.
         """
         lens, prompt = self.lens, self.prompt(question)
-        found = array(hidden.entropy_gradient(lens.model, lens.structure, lens.inputs(prompt), prompt.length))
+        gradient = hidden.entropy_gradient(lens.model, lens.structure, lens.inputs(prompt), prompt.length)
+        check_finite(lens, "gradients", [gradient], ["the image's embeddings"])
+        found = array(gradient)
         lens.meter.forward(prompt.image_tokens)
         lens.meter.backward()
         return tuple(found[list(positions)] for positions in self._keys(prompt))
 
+    @look
     def sinks(self, question: str, tau: float = hidden.TAU) -> hidden.Marks:
         """Which image tokens are attention sinks at which layer: bool [layers, image_tokens], as in `Trace`.
 
@@ -200,12 +220,14 @@ class Reading:
         gradients = self.raw_pixel_gradient(question)
         return tuple(copies.sum(axis=0) for copies in self._copies(gradients))
 
+    @look
     def prompt(self, question: str) -> Prompt:
         """`question` after the images, as the processor and the adapter make it."""
         prompt = self.lens.prompter.prompt(self._prepared, question)
         self.lens.check_context(prompt.length)
         return prompt
 
+    @look
     def raw_pixel_gradient(self, question: str) -> tuple[Tensor, ...]:
         """The same for each image in the form and order in which the image processor gives its first view's pixels."""
         lens, spec = self.lens, self.lens.spec.prompt
@@ -221,7 +243,8 @@ class Reading:
         features = [{**one.features, key: leaf} for one, key, leaf in named]
         whole = {key: value for key, value in joined(features, spec).items() if key in prompt.keys}
         inputs = lens.inputs(prompt) | on_device(whole, lens.model)
-        gradients = capture.pixel_gradient(lens.model, inputs, leaves)
+        gradients = capture.pixel_gradient(lens.model, inputs, leaves, partial(lens.generator.first_token, prompt))
+        check_finite(lens, "gradients", gradients, ["the pixels"] * len(gradients))
         lens.meter.forward(prompt.image_tokens)
         lens.meter.backward()
         return tuple(gradients)
@@ -281,6 +304,8 @@ class Reading:
     # From tensors to arrays that know where they lie.
 
     def _traced(self, prompt: Prompt, captured: capture.Captured) -> Trace:
+        check_by_layer(self.lens, "attention", captured.rows)
+        check_by_layer(self.lens, "gradients", captured.row_gradients or [])
         if captured.row_gradients is not None:
             self.lens.meter.backward()
         layouts, spans, columns = self._plain(), spans_of(self._keys(prompt)), self.columns(prompt)

@@ -15,6 +15,7 @@ from torch import Tensor
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.lens import Lens
+from attnlens.lens.looking import looking
 
 
 def say(lens: Lens, text: str, max_new_tokens: int = 64) -> str:
@@ -27,6 +28,11 @@ def say(lens: Lens, text: str, max_new_tokens: int = 64) -> str:
     model's context, and for a model that cannot do without an image (Idefics).
     """
     check_new_tokens(max_new_tokens)
+    with looking(lens.model):
+        return _said(lens, text, max_new_tokens)
+
+
+def _said(lens: Lens, text: str, max_new_tokens: int) -> str:
     model = lens.generator.model
     ids = _prompt(lens, text).to(model.device)
     _check(lens, ids, max_new_tokens)
