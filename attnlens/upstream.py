@@ -180,6 +180,11 @@ def eager_attention(module: Any) -> Callable[..., Any]:
     )
 
 
+def is_hooked(model: Any) -> bool:
+    """Whether accelerate moves the model's parts, or what goes into them, between devices."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
 def model_folder(code: str) -> str:
     """'llava' of 'transformers.models.llava.image_processing_llava', to know whose code places pixels; else ''."""
     parts = code.split(".")

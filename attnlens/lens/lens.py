@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -16,16 +17,20 @@ from attnlens.lens.broken import check_runs
 from attnlens.lens.cost import Meter
 from attnlens.lens.generator import Generator, decoder_prompt
 from attnlens.lens.joining import on_device
-from attnlens.lens.looking import look
+from attnlens.lens.looking import lock_of, look
 from attnlens.lens.prompts import PreparedImage, Prompt, Prompter
 from attnlens.lens.reading import Reading
 from attnlens.lens.structure import structure_of
 from attnlens.lens.trace import Array
 from attnlens.lens.tracer import Tracer
+from attnlens.upstream import is_hooked
 
 
 class Lens:
-    """What `attnlens.load` returns: `read` an image with it, then ask."""
+    """What `attnlens.load` returns: `read` an image with it, then ask.
+
+    `copy.deepcopy` makes a lens of its own, with a copy of the model. A lens is not pickled: load it where it is used.
+    """
 
     def __init__(self, model: Any, processor: Any, spec: AdapterSpec) -> None:
         check_runs(model.config.model_type)
@@ -38,6 +43,23 @@ class Lens:
         self.prompter = Prompter(processor, spec, model, self.structure.image_token_id)
         self.tracer = Tracer(model)
         self.meter = Meter()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lens:
+        """Between two looks, so that the copy is the model as it is at rest. Raises AttnLensError where it is bound to
+        devices by hooks, or quantised: no copy of it is sure to run on weights of its own."""
+        if getattr(self.model, "is_quantized", False) or is_hooked(self.model):
+            raise AttnLensError(
+                f"This {type(self.model).__name__} is quantised or spread over devices, and cannot be copied. Load it "
+                "once more for a second lens; one lens may be used from several threads."
+            )
+        with lock_of(self.model):
+            return Lens(copy.deepcopy(self.model, memo), copy.deepcopy(self.processor, memo), self.spec)
+
+    def __reduce__(self) -> NoReturn:
+        raise AttnLensError(
+            "A Lens holds a model and is not pickled. Load it with attnlens.load where it is used; copy.deepcopy makes "
+            "a second one here. Traces, maps and results can be pickled."
+        )
 
     def read(self, image: Any) -> Reading:
         """Read one image, or a list of them: each a path, a PIL image or an array. Raises `AttnLensError`."""

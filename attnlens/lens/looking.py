@@ -44,11 +44,12 @@ def looking(model: nn.Module) -> Iterator[None]:
     a reading is kept for later questions.
     """
     outside = torch.inference_mode(mode=False) if torch.is_inference_mode_enabled() else nullcontext()
-    with _lock_of(model), outside, _evaluating(model):
+    with lock_of(model), outside, _evaluating(model):
         yield
 
 
-def _lock_of(model: nn.Module) -> threading.RLock:
+def lock_of(model: nn.Module) -> threading.RLock:
+    """Held by the thread that looks into `model`."""
     with _making:
         return _locks.setdefault(model, threading.RLock())
 

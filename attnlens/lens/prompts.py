@@ -242,14 +242,22 @@ class _Remembering:
         features = []
         for prepared in self._meant(_flat(images)):
             if not prepared.features:
-                alone = nested([prepared.image], self._spec)
-                made = self._real(alone, **{**kwargs, "return_tensors": "pt"})
+                made = self._made(prepared.image, kwargs)
                 prepared.settings = kwargs
                 prepared.features, prepared.bare = features_of(made, self._spec), isinstance(made, Tensor)
             features.append(prepared.features)
         together = joined(features, self._spec)
         bare = any(one.bare for one in self._prepared)
         return together[self._spec.pixels][0] if bare else BatchFeature(together)
+
+    def _made(self, image: Image.Image, kwargs: dict[str, Any]) -> Any:
+        try:
+            return self._real(nested([image], self._spec), **{**kwargs, "return_tensors": "pt"})
+        except (ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError) as error:
+            raise AttnLensError(
+                f"{type(self._real).__name__} cannot process an image of {image.width} x {image.height} px "
+                f"({type(error).__name__}: {first_line(error)}). Crop or resize the image."
+            ) from error
 
     def _meant(self, images: Sequence[Any]) -> list[PreparedImage]:
         """The images that the processor asks for; some processors copy them before, and keep their order."""

@@ -7,10 +7,11 @@ appended to the same cache; `cost` shows it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from PIL import Image
@@ -60,7 +61,10 @@ def numbered(values: Sequence[T], number: int) -> T:
 
 
 class Reading:
-    """What `lens.read` returns. It never changes what the model answers: greedy text equals `model.generate`."""
+    """What `lens.read` returns. It never changes what the model answers: greedy text equals `model.generate`.
+
+    `copy.deepcopy` makes one on a lens of its own, which reads the images anew. A reading is not pickled.
+    """
 
     def __init__(self, lens: Lens, images: Sequence[PreparedImage], before: States | None = None) -> None:
         self.lens = lens
@@ -74,6 +78,15 @@ class Reading:
     def model(self) -> Any:
         """The model that has read the images."""
         return self.lens.model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
+        return Reading(copy.deepcopy(self.lens, memo), [PreparedImage(one.copy()) for one in self.images])
+
+    def __reduce__(self) -> NoReturn:
+        raise AttnLensError(
+            "A Reading holds a model's memory of images and is not pickled. Read the images again where they are asked "
+            "about. Its traces, maps and answers can be pickled."
+        )
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
