@@ -3,10 +3,8 @@
 A file is one of safetensors: the arrays by name, and a header of text with the rest as JSON, the version of the format
 and a checksum of everything. Nothing in it is ever run, and what was damaged is noticed.
 
->>> from attnlens import Grid, ImportanceMap
->>> m = ImportanceMap([[0, 1]], Grid.regular(1, 2, (20, 10)))
->>> ImportanceMap.load(m.save("/tmp/map.safetensors")) == m
-True
+    importance.save("map.safetensors")
+    ImportanceMap.load("map.safetensors") == importance          # True
 """
 
 from __future__ import annotations
