@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -163,6 +164,46 @@ class Reading:
             spans=spans,
             layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
         )
+
+    @look
+    def answer_attention(self, question: str, answer: str) -> WordAttention:
+        """Attention to the images when each token of a given `answer` is to come: `words` are the answer's tokens.
+
+        Exact, and of the very passes that would generate this answer: the row of a token is that of the token before
+        it, from which it is predicted; the first one's is that of the prompt's last token, as in `trace`. One short
+        pass on the cache for each. Raises AttnLensError for an answer without text or longer than the context, and for
+        a model that leaves no cache to go on from.
+        """
+        lens, asked = self.lens, self._states.of(question)
+        tokens = self._answer_tokens(answer)
+        lens.check_context(asked.prompt.length + len(tokens))
+        if asked.cache is None or lens.generator.model is not lens.model:
+            raise AttnLensError(
+                f"{type(lens.model).__name__} as a whole goes on from no KV cache, as a given answer asks for. Use "
+                "`trace`, which shows the attention before its first token."
+            )
+        whole, cache = asked.prompt.continued(tokens), branch(asked.cache)
+        positions, start = lens.generator.positions(whole), asked.prompt.length - 1
+        rows = []
+        for at in range(start, start + len(tokens)):
+            inputs = lens.generator.chunk(whole, positions, at, at + 1, cache)
+            found, _ = capture.words(lens.model, lens.tracer, lens.structure, inputs, [-1], ())
+            check_by_layer(lens, "attention", found)
+            lens.meter.forward()
+            rows.append(word_rows_at(found, self.columns(asked.prompt), at + 1))
+        return WordAttention(
+            attention=np.concatenate(rows, axis=2),
+            connector_attention=None,
+            layers=lens.structure.layers,
+            words=tuple(range(asked.prompt.length, whole.length)),
+            spans=spans_of(self._keys(asked.prompt)),
+            layouts=self.layouts,
+        )
+
+    def _answer_tokens(self, answer: str) -> list[int]:
+        if not isinstance(answer, str) or not answer.strip():
+            raise AttnLensError(f"The answer is {answer!r}; expected some text that the model might say.")
+        return [int(token) for token in self.lens.tokenizer.encode(answer, add_special_tokens=False)]
 
     def zoom(self, box: Sequence[float], image: int = 0) -> Reading:
         """A reading of these images and, after them, the crop `box` of one of them: only the crop is new work.
