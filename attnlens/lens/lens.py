@@ -34,7 +34,7 @@ class Lens:
         self.spec = spec
         self.tokenizer = processor.tokenizer
         self.structure = structure_of(model, self.tokenizer, spec)
-        self.generator = Generator(self.structure.generator)
+        self.generator = Generator(self.structure.generator, self.tokenizer)
         self.prompter = Prompter(processor, spec, model, self.structure.image_token_id)
         self.tracer = Tracer(model)
         self.meter = Meter()

@@ -105,7 +105,7 @@ class Reading:
             lens.check_context(asked.prompt.length + max_new_tokens)
             if asked.cache is None:
                 inputs = lens.inputs(asked.prompt)
-                tokens, log_prob = generate(lens.model, lens.generator.model, inputs, max_new_tokens)
+                tokens, log_prob = generate(lens.model, lens.generator.model, lens.tokenizer, inputs, max_new_tokens)
                 lens.meter.forward(asked.prompt.image_tokens)
             else:
                 cache = branch(asked.cache)

@@ -38,7 +38,7 @@ def _said(lens: Lens, text: str, max_new_tokens: int) -> str:
     _check(lens, ids, max_new_tokens)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
-        tokens, _ = generate(model, model, inputs, max_new_tokens)
+        tokens, _ = generate(model, model, lens.tokenizer, inputs, max_new_tokens)
     except (ValueError, TypeError) as error:
         raise AttnLensError(
             f"{type(model).__name__} does not answer a prompt without an image: {first_line(error)} Ask it about an "
