@@ -23,11 +23,11 @@ from attnlens.images import crop
 from attnlens.lens import capture, hidden
 from attnlens.lens.cache import branch
 from attnlens.lens.cost import Cost
+from attnlens.lens.exclusive import exclusively
 from attnlens.lens.finite import check_by_layer, check_finite, check_log_probs
 from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
-from attnlens.lens.looking import look
 from attnlens.lens.prompts import PreparedImage, Prompt, checked_question
 from attnlens.lens.spelling import places
 from attnlens.lens.states import PROBE, States
@@ -86,7 +86,7 @@ class Reading:
         """The first image."""
         return self._prepared[0].image
 
-    @look
+    @exclusively
     def trace(self, question: str, gradients: bool = False) -> Trace:
         """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free."""
         known = self._traces.get(checked_question(question))
@@ -95,7 +95,7 @@ class Reading:
             self._traces[question] = known
         return known
 
-    @look
+    @exclusively
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
         """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
         lens = self.lens
@@ -114,12 +114,12 @@ class Reading:
         text = self.lens.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
 
-    @look
+    @exclusively
     def next_token(self, question: str) -> Array:
         """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
         return array(self._states.log_probs(question))
 
-    @look
+    @exclusively
     def value_similarity(self, question: str, words: str | Sequence[int]) -> ValueSimilarity:
         """How like the cached values of `words` are to those of every token of the prompt.
 
@@ -137,7 +137,7 @@ class Reading:
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
 
-    @look
+    @exclusively
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
         """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
 
@@ -165,7 +165,7 @@ class Reading:
             layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
         )
 
-    @look
+    @exclusively
     def answer_attention(self, question: str, answer: str) -> WordAttention:
         """Attention to the images when each token of a given `answer` is to come: `words` are the answer's tokens.
 
@@ -221,7 +221,7 @@ class Reading:
         """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
         return numbered(self._prepared, number).image
 
-    @look
+    @exclusively
     def embedding_gradient(self, question: str) -> tuple[Array, ...]:
         """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens.hidden`.
 
@@ -236,7 +236,7 @@ class Reading:
         lens.meter.backward()
         return tuple(found[list(positions)] for positions in self._keys(prompt))
 
-    @look
+    @exclusively
     def sinks(self, question: str, tau: float = hidden.TAU) -> hidden.Marks:
         """Which image tokens are attention sinks at which layer: bool [layers, image_tokens], as in `Trace`.
 
@@ -261,14 +261,14 @@ class Reading:
         gradients = self.raw_pixel_gradient(question)
         return tuple(copies.sum(axis=0) for copies in self._copies(gradients))
 
-    @look
+    @exclusively
     def prompt(self, question: str) -> Prompt:
         """`question` after the images, as the processor and the adapter make it."""
         prompt = self.lens.prompter.prompt(self._prepared, question)
         self.lens.check_context(prompt.length)
         return prompt
 
-    @look
+    @exclusively
     def raw_pixel_gradient(self, question: str) -> tuple[Tensor, ...]:
         """The same for each image in the form and order in which the image processor gives its first view's pixels."""
         lens, spec = self.lens, self.lens.spec.prompt
