@@ -21,8 +21,9 @@ from attnlens.upstream import generating, position_ids, prepared_inputs, process
 class Generator:
     """Wraps the generating module; `positions` and `chunk` follow what its own `generate` would do."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
+        self._tokenizer = tokenizer
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -92,7 +93,7 @@ class Generator:
         """
         extra = {} if positions is None else {"position_ids": positions}
         known = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids)}
-        return generate(self.model, self.model, {**known, **extra}, max_new_tokens, cache)
+        return generate(self.model, self.model, self._tokenizer, {**known, **extra}, max_new_tokens, cache)
 
     @torch.no_grad()
     def first_token(self, prompt: Prompt, logits: Tensor) -> int:
@@ -126,6 +127,7 @@ def check_new_tokens(count: object) -> None:
 def generate(
     model: Any,
     language_model: Any,
+    tokenizer: Any,
     inputs: Mapping[str, Any],
     max_new_tokens: int,
     cache: DynamicCache | None = None,
@@ -139,6 +141,8 @@ def generate(
     config = _greedy(theirs, max_new_tokens)
     own = ("logits_to_keep", "use_cache", "decoder_input_ids")  # generate sets these itself
     given = {key: value for key, value in inputs.items() if key not in own}
+    if config.stop_strings:
+        given["tokenizer"] = tokenizer
     try:
         language_model.generation_config = config  # what is None in a config that is handed over is taken from there
         with generating(language_model) as name:
@@ -153,7 +157,8 @@ def generate(
 
 _ELSEWISE = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),  # of sampling
-    *("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit"),  # of other decoding
+    *("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit", "is_assistant"),  # of other
+    *("constraints", "force_words_ids", "num_beam_groups"),  # decoding
     *("cache_implementation", "cache_config", "prefill_chunk_size", "max_length"),  # of a cache, a length of its own
 )
 """What a generation config may say of anything but plain greedy decoding on the cache that is given."""

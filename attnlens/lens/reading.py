@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,11 +24,11 @@ from attnlens.images import crop
 from attnlens.lens import capture, hidden
 from attnlens.lens.cache import branch
 from attnlens.lens.cost import Cost
+from attnlens.lens.exclusive import exclusively
 from attnlens.lens.finite import check_by_layer, check_finite, check_log_probs
 from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
-from attnlens.lens.looking import look
 from attnlens.lens.prompts import PreparedImage, Prompt, checked_question
 from attnlens.lens.spelling import places
 from attnlens.lens.states import PROBE, States
@@ -98,7 +99,7 @@ class Reading:
         """The first image."""
         return self._prepared[0].image
 
-    @look
+    @exclusively
     def trace(self, question: str, gradients: bool = False) -> Trace:
         """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free."""
         known = self._traces.get(checked_question(question))
@@ -107,7 +108,7 @@ class Reading:
             self._traces[question] = known
         return known
 
-    @look
+    @exclusively
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
         """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
         lens = self.lens
@@ -117,7 +118,7 @@ class Reading:
             lens.check_context(asked.prompt.length + max_new_tokens)
             if asked.cache is None:
                 inputs = lens.inputs(asked.prompt)
-                tokens, log_prob = generate(lens.model, lens.generator.model, inputs, max_new_tokens)
+                tokens, log_prob = generate(lens.model, lens.generator.model, lens.tokenizer, inputs, max_new_tokens)
                 lens.meter.forward(asked.prompt.image_tokens)
             else:
                 cache = branch(asked.cache)
@@ -126,12 +127,12 @@ class Reading:
         text = self.lens.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
 
-    @look
+    @exclusively
     def next_token(self, question: str) -> Array:
         """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
         return array(self._states.log_probs(question))
 
-    @look
+    @exclusively
     def value_similarity(self, question: str, words: str | Sequence[int]) -> ValueSimilarity:
         """How like the cached values of `words` are to those of every token of the prompt.
 
@@ -149,7 +150,7 @@ class Reading:
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self._plain())
 
-    @look
+    @exclusively
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
         """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
 
@@ -177,6 +178,46 @@ class Reading:
             layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
         )
 
+    @exclusively
+    def answer_attention(self, question: str, answer: str) -> WordAttention:
+        """Attention to the images when each token of a given `answer` is to come: `words` are the answer's tokens.
+
+        Exact, and of the very passes that would generate this answer: the row of a token is that of the token before
+        it, from which it is predicted; the first one's is that of the prompt's last token, as in `trace`. One short
+        pass on the cache for each. Raises AttnLensError for an answer without text or longer than the context, and for
+        a model that leaves no cache to go on from.
+        """
+        lens, asked = self.lens, self._states.of(question)
+        tokens = self._answer_tokens(answer)
+        lens.check_context(asked.prompt.length + len(tokens))
+        if asked.cache is None or lens.generator.model is not lens.model:
+            raise AttnLensError(
+                f"{type(lens.model).__name__} as a whole goes on from no KV cache, as a given answer asks for. Use "
+                "`trace`, which shows the attention before its first token."
+            )
+        whole, cache = asked.prompt.continued(tokens), branch(asked.cache)
+        positions, start = lens.generator.positions(whole), asked.prompt.length - 1
+        rows = []
+        for at in range(start, start + len(tokens)):
+            inputs = lens.generator.chunk(whole, positions, at, at + 1, cache)
+            found, _ = capture.words(lens.model, lens.tracer, lens.structure, inputs, [-1], ())
+            check_by_layer(lens, "attention", found)
+            lens.meter.forward()
+            rows.append(word_rows_at(found, self.columns(asked.prompt), at + 1))
+        return WordAttention(
+            attention=np.concatenate(rows, axis=2),
+            connector_attention=None,
+            layers=lens.structure.layers,
+            words=tuple(range(asked.prompt.length, whole.length)),
+            spans=spans_of(self._keys(asked.prompt)),
+            layouts=self._plain(),
+        )
+
+    def _answer_tokens(self, answer: str) -> list[int]:
+        if not isinstance(answer, str) or not answer.strip():
+            raise AttnLensError(f"The answer is {answer!r}; expected some text that the model might say.")
+        return [int(token) for token in self.lens.tokenizer.encode(answer, add_special_tokens=False)]
+
     def zoom(self, box: Sequence[float], image: int = 0) -> Reading:
         """A reading of these images and, after them, the crop `box` of one of them: only the crop is new work.
 
@@ -193,7 +234,7 @@ class Reading:
         """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
         return numbered(self._prepared, number).image
 
-    @look
+    @exclusively
     def embedding_gradient(self, question: str) -> tuple[Array, ...]:
         """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens.hidden`.
 
@@ -208,7 +249,7 @@ class Reading:
         lens.meter.backward()
         return tuple(found[list(positions)] for positions in self._keys(prompt))
 
-    @look
+    @exclusively
     def sinks(self, question: str, tau: float = hidden.TAU) -> hidden.Marks:
         """Which image tokens are attention sinks at which layer: bool [layers, image_tokens], as in `Trace`.
 
@@ -233,14 +274,14 @@ class Reading:
         gradients = self.raw_pixel_gradient(question)
         return tuple(copies.sum(axis=0) for copies in self._copies(gradients))
 
-    @look
+    @exclusively
     def prompt(self, question: str) -> Prompt:
         """`question` after the images, as the processor and the adapter make it."""
         prompt = self.lens.prompter.prompt(self._prepared, question)
         self.lens.check_context(prompt.length)
         return prompt
 
-    @look
+    @exclusively
     def raw_pixel_gradient(self, question: str) -> tuple[Tensor, ...]:
         """The same for each image in the form and order in which the image processor gives its first view's pixels."""
         lens, spec = self.lens, self.lens.spec.prompt

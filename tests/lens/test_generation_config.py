@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from transformers import WatermarkingConfig
 
 import attnlens
 from tests import tiny
@@ -35,6 +36,22 @@ ELSEWISE: list[dict[str, Any]] = [
     {"penalty_alpha": 0.6, "top_k": 4},
     {"max_length": 3},
     {"prefill_chunk_size": 4},
+    {"max_cache_len": 8},
+    {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+    {"num_beams": 2, "force_words_ids": [[3]]},
+    {"dola_layers": "high"},
+    {"low_memory": True, "length_penalty": 2.0, "early_stopping": True},
+    {"num_assistant_tokens": 3, "assistant_confidence_threshold": 0.2, "is_assistant": True},
+    {"assistant_early_exit": 1},
+    {"output_attentions": True},
+    {"output_hidden_states": True, "output_scores": True},
+    {"return_dict_in_generate": False, "output_logits": False},
+    {"min_p": 0.9, "typical_p": 0.3, "epsilon_cutoff": 0.2, "eta_cutoff": 0.2, "top_h": 0.3},
+    {"pad_token_id": 7},
+    {"remove_invalid_values": True},
+    {"renormalize_logits": True},
+    {"token_healing": False},
+    {"disable_compile": False},
 ]
 
 
@@ -50,6 +67,35 @@ def test_the_answer_is_greedy_whatever_else_is_stated(family: tiny.Family, state
     assert reading.trace(QUESTION).top_token == expected[0]
     assert config.to_dict() == before
     assert (model.language_model if family == "instructblip" else model).generation_config is config
+
+
+WORDS: list[dict[str, Any]] = [
+    {"no_repeat_ngram_size": 1},
+    {"encoder_repetition_penalty": 3.0},
+    {"sequence_bias": [[[11], 20.0]]},
+    {"exponential_decay_length_penalty": [1, 1.5]},
+    {"min_new_tokens": 5, "eos_token_id": 0},
+    {"min_length": 400},
+    {"forced_eos_token_id": 9},
+    {"watermarking_config": WatermarkingConfig(bias=50.0)},
+    {"eos_token_id": list(range(0, 400, 3))},
+    {"stop_strings": ["e", "a", "o"]},
+    {"max_time": 0.0},
+    {"guidance_scale": 1.5},
+]
+
+
+@pytest.mark.parametrize("stated", WORDS, ids=lambda stated: ",".join(stated))
+def test_what_is_stated_of_tokens_holds(stated: dict[str, Any]) -> None:
+    """The answer is that of `generate` on the whole prompt; `stop_strings` needs the tokenizer there, too."""
+    model, reading = asked("llava", **stated)
+    processor = tiny.build("llava")[1]
+    inputs = reference.prompt("llava", processor, IMAGE, QUESTION)
+    start = inputs["input_ids"].shape[1]
+    told = model.generate(**inputs, do_sample=False, max_new_tokens=8, tokenizer=processor.tokenizer)[0, start:]
+    answer = reading.answer(QUESTION, 8)
+    assert answer.tokens == tuple(told.tolist())
+    assert reading.trace(QUESTION).top_token == answer.tokens[0]
 
 
 def likeliest(family: tiny.Family) -> int:

@@ -24,19 +24,19 @@ _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def look(method: Method) -> Method:
-    """A method that looks into the `model` of its object, or runs it: `looking` all the while."""
+def exclusively(method: Method) -> Method:
+    """A method that looks into the `model` of its object, or runs it: `exclusive` all the while."""
 
     @functools.wraps(method)
-    def looked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with looking(self.model):
+    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with exclusive(self.model):
             return method(self, *args, **kwargs)
 
-    return cast(Method, looked)
+    return cast(Method, alone)
 
 
 @contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
+def exclusive(model: nn.Module) -> Iterator[None]:
     """Only this thread looks into `model` in here; no dropout, no compiled code, no inference mode of the caller.
 
     In training mode, dropout and checkpointing would make every map another one; each module's mode is put back.

@@ -14,7 +14,7 @@ from torch import nn
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens.looking import looking
+from attnlens.lens.exclusive import exclusive
 from attnlens.maps import relative_attention
 from tests import tiny
 from tests.lens import reference
@@ -232,7 +232,7 @@ def test_a_lock_does_not_keep_its_model_alive() -> None:
     import weakref
 
     model = nn.Linear(1, 1)
-    with looking(model):
+    with exclusive(model):
         pass
     there = weakref.ref(model)
     del model
