@@ -202,6 +202,14 @@ def image_code(processor: Any, method: str) -> str:
     return file.removeprefix("image_processing_").removeprefix("pil_")
 
 
+def size_called(processor: Any, name: str, size: Any) -> Any:
+    """What an image processor takes `size`, a number or a mapping, for, where its `name` is called with it."""
+    from transformers.image_processing_utils import get_size_dict
+
+    square = name == "crop_size" or getattr(processor, "default_to_square", True)
+    return None if size is None else get_size_dict(size, default_to_square=square)
+
+
 def _beside(processor: Any) -> Any:
     """The module of the code that cuts the images, for the functions that stand beside the class."""
     return sys.modules[getattr(processor, PREPROCESS).__module__]

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
-from transformers.image_processing_utils import get_size_dict
 
 from attnlens.adapters.schema import AdapterSpec, PromptSpec
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens.joining import apart, features_of, joined, nested
 from attnlens.lens.layouts import Layout, Processed, layout_of
+from attnlens.upstream import size_called
 
 
 @dataclass(eq=False)
@@ -286,10 +286,7 @@ def _as_called(image_processor: Any, settings: Mapping[str, Any]) -> Any:
     for name, value in settings.items():
         if not hasattr(found, name) or callable(getattr(found, name)):
             continue
-        if name in ("size", "crop_size") and value is not None:
-            square = name == "crop_size" or getattr(found, "default_to_square", True)
-            value = get_size_dict(value, default_to_square=square)
-        setattr(found, name, value)
+        setattr(found, name, size_called(found, name, value) if name in ("size", "crop_size") else value)
     return found
 
 
