@@ -195,7 +195,7 @@ def _made(hint: Any, value: Any, arrays: Arrays) -> Any:
         if array.dtype != expected:
             raise TypeError(f"{value} is of {array.dtype}, and should be of {expected}")
         return array
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         return hint(**{key: _made(hints[key], one, arrays) for key, one in _entries(value, hint)})
     if hint is slice:

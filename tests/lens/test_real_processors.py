@@ -19,6 +19,7 @@ from transformers.utils import is_torchvision_available
 
 import attnlens
 from attnlens import adapters
+from attnlens.conformance.report import tiny_lens
 from attnlens.conformance.tiny import tiny_config, tiny_image_processor, tiny_model
 from attnlens.errors import AttnLensError
 from tests import tiny
@@ -320,3 +321,25 @@ def test_a_processor_that_copies_images_keeps_their_order():
     inputs_of(processor, case, images, None)
     assert [image.size for image in seen] == [image.size for image in images]
     assert not any(copy is image for copy in seen for image in images)
+
+
+def test_a_size_that_the_processor_is_called_with_counts_as_the_image_processor_s_own():
+    """A number is the shortest edge of CLIP's image processor, and a square crop."""
+    image = tiny.images("landscape", 1)[0]
+    lens = attnlens.load("pocket/llava")
+    side = lens.processor.image_processor.crop_size["height"]
+    spec = lens.spec.model_copy(
+        update={"prompt": lens.spec.prompt.model_copy(update={"arguments": {"size": 2 * side, "crop_size": side}})}
+    )
+    called = attnlens.load(model=lens.model, processor=lens.processor, adapter=spec).read(image)
+    assert called.grids != lens.read(image).grids
+    lens.processor.image_processor.size = {"shortest_edge": 2 * side}
+    assert called.grids == lens.read(image).grids
+
+
+@pytest.mark.parametrize("size", [(2, 700), (700, 2)], ids=str)
+def test_what_an_image_processor_fails_on_in_its_own_way_is_one_error_with_the_image_s_size(size):
+    """Lfm2VlImageProcessor stacks tiles and a longer thumbnail: a RuntimeError."""
+    lens = tiny_lens("lfm2_vl", adapters.for_model_type("lfm2_vl"))
+    with pytest.raises(AttnLensError, match=rf"cannot process an image of {size[0]} x {size[1]} px \(RuntimeError"):
+        lens.read(Image.new("RGB", size))

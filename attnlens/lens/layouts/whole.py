@@ -22,7 +22,7 @@ def square(spec: SquareGrid, image: Processed) -> Layout:
 
     With `crops`, of which there may be none, these are pictures of the same size, on which maps are drawn.
     """
-    count = int(image.array(spec.crops).sum()) if spec.crops in image.features else 0
+    count = int(image.array(spec.crops).sum()) if spec.crops and spec.crops in image.features else 0
     canvas = placed_canvas(image, spec.key, 1 + count)
     patch = whole_number(resolve(spec.patch, image.config), "patch")
     if spec.tokens is None:
