@@ -284,9 +284,8 @@ def _as_called(image_processor: Any, settings: Mapping[str, Any]) -> Any:
     """`image_processor` as it is while its processor calls it with `settings`, which come before its own."""
     found = copy.copy(image_processor)
     for name, value in settings.items():
-        if not hasattr(found, name) or callable(getattr(found, name)):
-            continue
-        setattr(found, name, size_called(found, name, value) if name in ("size", "crop_size") else value)
+        if hasattr(found, name) and not callable(getattr(found, name)):
+            setattr(found, name, size_called(found, name, value) if name in ("size", "crop_size") else value)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil, isqrt
 from typing import Any
 
@@ -11,10 +10,11 @@ import numpy as np
 from attnlens.adapters.grids import PositionsGrid, SizesGrid, SquareGrid
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError
+from attnlens.geometry import Grid
 from attnlens.lens.layouts.base import Array, Layout, Processed, View, numbered, separated, spaced
 from attnlens.lens.layouts.flattened import Places
 from attnlens.lens.layouts.placing import Canvas, Size, by, check_only_resized, placed
-from attnlens.lens.layouts.stitching import Stitched, stitched
+from attnlens.lens.layouts.stitching import Stitched, stitched, tile_by_tile
 
 
 def square(spec: SquareGrid, image: Processed) -> Layout:
@@ -33,20 +33,25 @@ def square(spec: SquareGrid, image: Processed) -> Layout:
     whole = plain_view(canvas.moved(canvas.size, back, back), side)
     if not count:
         return _separated(spec, image, (whole,))
-    down, across, windows = _pan_and_scan(image.size, count)
-    crops = [Canvas.of(image.size).cut(*window).resized(canvas.size) for window in windows]
-    grids = [crop.moved(crop.size, back, back).grid(*whole.grid.shape, side) for crop in crops]
-    grid = stitched(grids, down, across)
-    used = (whole.grid.cols * side, whole.grid.rows * side)
-    views = (View(grid, Stitched(1, down, across, used)), replace(whole, pixels=Stitched(0, 1, 1, used)))
-    sheet, overview = numbered(views)
-    order = [overview, *(tile for row in np.split(sheet, down) for tile in np.split(row, across, axis=1))]
-    pictures = [spaced(cells, *_around(spec, image)) for cells in order]
+    down, across, boxes = _pan_and_scan(image.size, count)
+    crops = [Canvas.of(image.size).cut(*box).resized(canvas.size).moved(canvas.size, back, back) for box in boxes]
+    sheet = stitched([crop.grid(*whole.grid.shape, side) for crop in crops], down, across)
+    return _with_crops(spec, image, whole.grid, sheet, side)
+
+
+def _with_crops(spec: SquareGrid, image: Processed, whole: Grid, sheet: Grid, side: int) -> Layout:
+    """The tokens of the whole image, then those of each crop on `sheet`, all pictures having as many."""
+    down, across = sheet.rows // whole.rows, sheet.cols // whole.cols
+    used = (whole.cols * side, whole.rows * side)
+    views = (View(sheet, Stitched(1, down, across, used)), View(whole, Stitched(0, 1, 1, used)))
+    _, overview = numbered(views)
+    tiles = tile_by_tile(sheet, down, across).reshape(-1, *whole.shape)
+    pictures = [spaced(one, *_around(spec, image)) for one in (overview, *tiles)]
     return Layout(views, np.concatenate(pictures), reach=spec.reach, pictures=tuple(map(len, pictures)))
 
 
 def _pan_and_scan(size: Size, count: int) -> tuple[int, int, list[tuple[int, int, int, int]]]:
-    """(down, across, boxes): Gemma 3's crops beside each other along the longer side; the last may be smaller."""
+    """(down, across, boxes): Gemma 3's crops, side by side along the longer side; the last may be smaller."""
     width, height = size
     down, across = (1, count) if width >= height else (count, 1)
     step_x, step_y = ceil(width / across), ceil(height / down)
