@@ -17,7 +17,7 @@ PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
     {"errors", "versions", "torchvision_check"},
-    {"geometry"},
+    {"geometry", "files"},
     {"images", "canvas", "video"},
     {"importance", "adapters", "upstream"},
     {"lens", "pocket"},
@@ -43,6 +43,7 @@ NEVER_TORCH = {
     "adapters",
     "canvas",
     "errors",
+    "files",
     "versions",
     "torchvision_check",
     "video",
