@@ -186,7 +186,7 @@ def draft_adapter(
     if target is None:
         typer.echo(drafted.text(), nl=False)
     else:
-        target.write_text(drafted.text(), encoding="utf-8")
+        writing.write_text(target, drafted.text())
         Console(stderr=True).print(Text(f"Written to {target}"), soft_wrap=True)
     if not drafted.passed:
         raise typer.Exit(1)

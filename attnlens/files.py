@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from attnlens.errors import AttnLensError, quoted
+
+MAX_JSON = 2**27
+"""Bytes: 128 MB, half a million questions; what a file of empty lists becomes in memory is some twenty times that."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -66,6 +70,14 @@ def read_bytes(path: Path, most: int) -> bytes:
         size = f"{most // 2**20} MB" if most >= 2**20 else f"{most // 2**10} kB"
         raise OSError(errno.EFBIG, f"it is larger than {size}")
     return data
+
+
+def read_json(path: Path, most: int = MAX_JSON) -> Any:
+    """What the JSON file at `path` holds. Raises OSError as `read_bytes` does, and ValueError where it is no JSON."""
+    try:
+        return json.loads(read_bytes(path, most))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 @contextlib.contextmanager

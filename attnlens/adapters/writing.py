@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from attnlens import files
 from attnlens.adapters import library, safeyaml
 from attnlens.adapters.rendering import with_header
 from attnlens.adapters.schema import AdapterSpec
@@ -23,7 +25,7 @@ def checked_target(path: str | os.PathLike[str], force: bool = False) -> Path:
 
     Raises AttnLensError, so that a wrong name is told before the work whose result is to be written.
     """
-    target = Path(path).expanduser()
+    target = files.expanded(path)
     if target.suffix not in library.SUFFIXES:
         raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: use a name that ends in .yaml.")
     if target.is_dir():
@@ -60,20 +62,29 @@ def write_defaults(
     text = with_header(_text_of(source))
     changed = _changed(text, values, " ".join(reason.split()))
     expected = spec.model_copy(update={"defaults": _defaults(spec, values), "name": target.stem})
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part")
-    try:
+    with _written(target) as part:
         part.write_text(changed, encoding="utf-8")
         if _read(part) != expected.model_copy(update={"name": part.stem}):
             raise AttnLensError(
                 f"The defaults of {_name(source)} could not be changed line by line. Write them as plain lines, "
                 "`defaults:` and below it `  layer: 14`, and try again."
             )
-        part.replace(target)
+    return expected
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes the text of an adapter to `target`, whole or not at all. Raises AttnLensError."""
+    with _written(target) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    try:
+        with files.replacing(target) as part:
+            yield part
     except OSError as error:
         raise AttnLensError(f"The adapter cannot be written to {str(target)!r}: {error.strerror}.") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return expected
 
 
 def _defaults(spec: AdapterSpec, values: Values) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnlens import files
 from attnlens.errors import AttnLensError
 from attnlens.evaluate.markdown import interval, table
 from attnlens.evaluate.scoring import FRESH
@@ -76,6 +77,7 @@ def write(path: Path, found: Sequence[Compared]) -> None:
         f"{summary(found)}\n\n{table(header, rows, right=(4, 5))}\n"
     )
     try:
-        path.write_text(text, encoding="utf-8")
+        with files.replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise AttnLensError(f"The comparison cannot be written to {str(path)!r}: {error.strerror}.") from None

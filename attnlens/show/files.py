@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from attnlens import files
 from attnlens.errors import AttnLensError
 
 
@@ -15,7 +16,7 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
     Raises AttnLensError, so that a wrong name is told before a model is loaded for it.
     """
-    target = Path(path).expanduser()
+    target = files.expanded(path)
     formats = {ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE}
     if target.suffix.lower() not in formats:
         raise AttnLensError(f"A picture cannot be written to {str(target)!r}: use a name that ends in .png or .jpg.")
@@ -29,10 +30,11 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
 
 def save(figure: Image.Image, path: str | os.PathLike[str]) -> Path:
-    """Writes `figure` to `path`, in the format that the name says. Folders are made."""
+    """Writes `figure` to `path`, in the format that the name says, whole or not at all. Folders are made."""
     target = writable(path)
     try:
-        figure.save(target)
+        with files.replacing(target) as part:
+            figure.save(part, format=Image.registered_extensions()[target.suffix.lower()])
     except (OSError, ValueError) as error:
         raise AttnLensError(f"The picture could not be written to {str(target)!r}: {error}.") from None
     return target
