@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 import attnlens
+from attnlens import files
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of records, report and pictures.")]
 
@@ -77,7 +78,7 @@ def reproduce(
         folder = reproduce.writable(out)
         _run(models, folder, chosen if count is None else chosen.scaled(count), jobs or os.cpu_count() or 1)
     with Console(stderr=True).status("Writing the report ..."):
-        target = report.write(out.expanduser())
+        target = report.write(files.expanded(out))
         found = None if reported is None else agreement.compared(reported, report.read(target.with_suffix(".json")))
     if found is not None:
         target = target.with_name("again.md")

@@ -12,10 +12,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def quoted(text: str) -> str:
-    """`text` as an error quotes it: in quotation marks, control characters escaped, cut where it is very long.
+def quoted(value: object) -> str:
+    """`value` as an error quotes it: text in quotation marks, control characters escaped, cut where it is very long.
 
     >>> quoted("a" * 1000)[-25:]
     "aa' ... (1000 characters)"
     """
-    return repr(text) if len(text) <= _LONGEST else f"{text[:_LONGEST]!r} ... ({len(text)} characters)"
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]!r} ... ({len(value)} characters)"
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"one {type(value).__name__} of thousands of digits"

@@ -1,4 +1,4 @@
-"""Files as a user names them: the home folder expanded, only regular files read, results written whole or not at all."""
+"""Files as a user names them: ~ expanded, only regular files read, results written whole or not at all."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             f"{quoted(str(path))} begins with the home folder of a user that this system does not know. Write the path "
             "out, or put ./ in front where the folder is really named so."
         ) from None
+
+
+def writable(path: str | os.PathLike[str], what: str) -> Path:
+    """`path` as a file that can be written, its folder made where it was missing.
+
+    Raises AttnLensError, in which `what` ("A picture") is what cannot be written.
+    """
+    target = expanded(path)
+    if os.path.isdir(target):
+        raise AttnLensError(f"{what} cannot be written to {quoted(str(target))}: it is a folder. Name a file in it.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise AttnLensError(
+            f"The folder of {quoted(str(target))} cannot be made: {getattr(error, 'strerror', error)}."
+        ) from None
+    return target
 
 
 def opened(path: Path) -> BinaryIO:

@@ -125,7 +125,7 @@ def _decoded(file: BinaryIO, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _too_large(name, error) from None
     except Exception as error:  # a decoder may fail in any way on a file that is damaged
-        raise AttnLensError(f"{name} cannot be read: {first_line(error)}. Copy or download it again.") from None
+        raise AttnLensError(f"{name} cannot be read: {first_line(error)}. Copy or download it again.") from error
 
 
 def _no_picture(head: bytes) -> str:
@@ -166,7 +166,9 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _too_large(name, error) from None
     except Exception as error:  # as of `_decoded`
-        raise AttnLensError(f"{name} is damaged or cut short: {first_line(error)}. Copy or download it again.") from None
+        raise AttnLensError(
+            f"{name} is damaged or cut short: {first_line(error)}. Copy or download it again."
+        ) from error
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
@@ -174,7 +176,7 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     except Exception as error:
         raise AttnLensError(
             f"{name} cannot be converted to RGB: {first_line(error)}. Convert it first, say to PNG."
-        ) from None
+        ) from error
     if deep and not image.mode.startswith("I"):
         _warn_if_dark(image, name)
     return rgb
@@ -229,8 +231,8 @@ def _range(low: float, high: float, mode: str, name: str) -> tuple[float, float]
     if mode.startswith("I;16") and top < _DEPTHS[16] and high > 0:
         bits = next(bits for bits, largest in _DEPTHS.items() if largest == top)
         warnings.warn(
-            f"{name} has 16 bits a channel, and no value above {high:g}: it is read as {bits}-bit data, so that {top} is "
-            "white. If it is meant to be that dark, pass it in 8 bits: (array // 257).astype('uint8').",
+            f"{name} has 16 bits a channel, and no value above {high:g}: it is read as {bits}-bit data, so that {top} "
+            "is white. If it is meant to be that dark, pass it in 8 bits: (array // 257).astype('uint8').",
             stacklevel=2,
         )
     return 0, top
@@ -238,12 +240,14 @@ def _range(low: float, high: float, mode: str, name: str) -> tuple[float, float]
 
 def _warn_if_dark(image: Image.Image, name: str) -> None:
     """For colours of which Pillow keeps the upper 8 of 16 bits, where those are almost empty."""
-    extrema = image.getextrema()[: 1 if image.mode == "LA" else 3] if len(image.getbands()) > 1 else [image.getextrema()]
+    extrema = (
+        image.getextrema()[: 1 if image.mode == "LA" else 3] if len(image.getbands()) > 1 else [image.getextrema()]
+    )
     highest = max(int(high) for _, high in extrema)
     if highest <= _DEPTHS[14] >> 8:
         warnings.warn(
-            f"{name} has 16 bits a channel, of which Pillow keeps the upper 8, and there no value is above {highest} of "
-            "255: it is almost black, as 12-bit data in 16 bits is. Scale its values up, and pass them as an array.",
+            f"{name} has 16 bits a channel, of which Pillow keeps the upper 8, and there no value is above {highest} "
+            "of 255: it is almost black, as 12-bit data in 16 bits is. Scale its values up, and pass them as an array.",
             stacklevel=2,
         )
 

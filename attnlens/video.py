@@ -86,7 +86,7 @@ def _of_picture(picture: Image.Image, count: int) -> list[Image.Image]:
         raise AttnLensError(
             f"The frames of this {picture.format} are damaged or cut short after {len(found)}: {first_line(error)}. "
             "Copy or download it again."
-        ) from None
+        ) from error
     return found
 
 

@@ -148,7 +148,7 @@ def _sources() -> Iterator[list[Path]]:
 
 def yaml_files(folder: Path, who: str) -> list[Path]:
     """The folder's own YAML files, sorted; folders inside it and hidden files are left alone."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise AttnLensError(f"{who} {str(folder)!r}, which is not a folder. Create it, or correct the name.")
     try:
         found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))

@@ -15,7 +15,7 @@ from attnlens import files
 from attnlens.adapters import library, safeyaml
 from attnlens.adapters.rendering import with_header
 from attnlens.adapters.schema import AdapterSpec
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, quoted
 
 Values = Mapping[str, int | str]
 
@@ -25,17 +25,11 @@ def checked_target(path: str | os.PathLike[str], force: bool = False) -> Path:
 
     Raises AttnLensError, so that a wrong name is told before the work whose result is to be written.
     """
-    target = files.expanded(path)
-    if target.suffix not in library.SUFFIXES:
-        raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: use a name that ends in .yaml.")
-    if target.is_dir():
-        raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: it is a folder. Name a file in it.")
-    if target.exists() and not force:
+    if Path(path).suffix not in library.SUFFIXES:
+        raise AttnLensError(f"An adapter cannot be written to {quoted(str(path))}: use a name that ends in .yaml.")
+    target = files.writable(path, "An adapter")
+    if os.path.exists(target) and not force:
         raise AttnLensError(f"There is a file {str(target)!r} already. Name another, or overwrite it with --force.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AttnLensError(f"The folder of {str(target)!r} cannot be made: {error.strerror}.") from None
     if not os.access(target.parent, os.W_OK):
         raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: its folder is not writable.")
     return target
