@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise AttnLensError(f"{path}: not UTF-8 text (byte {error.start}).") from None
+        raise AttnLensError(f"{str(path)!r}: not UTF-8 text (byte {error.start}).") from None
 
 
 def _refuse_more_than_data(path: Path, text: str) -> None:
