@@ -55,11 +55,10 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        image = _upright_rgb(source, f"This PIL image (mode {source.mode})")
-        return image.copy() if image is source else image
+        return upright(source, f"This PIL image (mode {source.mode})")
     if isinstance(source, str | os.PathLike):
         with opened(source) as picture:
-            image = _upright_rgb(picture, _named(source))
+            image = _upright_rgb(picture, quoted(os.fspath(source)))
             # A plain image of the same pixels: the file's own would still seek to its frames, and a copy takes memory.
             return image._new(image.im) if image is picture else image
     raise AttnLensError(
@@ -74,7 +73,7 @@ def opened(source: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
     Raises AttnLensError when there is no such file, or when it is no picture of those formats.
     """
-    name = _named(source)
+    name = quoted(os.fspath(source))
     if isinstance(source, str) and _URL.match(source):
         raise AttnLensError(f"{name} is a URL, and attnlens fetches nothing. Download it first, and give its path.")
     try:
@@ -91,6 +90,12 @@ def opened(source: str | os.PathLike[str]) -> Iterator[Image.Image]:
         yield picture
 
 
+def upright(image: Image.Image, name: str) -> Image.Image:
+    """What `open_image` makes of a PIL image; in an AttnLensError it goes by that name."""
+    rgb = _upright_rgb(image, name)
+    return rgb.copy() if rgb is image else rgb
+
+
 def crop(image: Image.Image, box: Sequence[float]) -> Image.Image:
     """The exact pixels of `image` in `box` (x1, y1, x2, y2), clipped and rounded to whole pixels, at least 1 x 1.
 
@@ -98,10 +103,6 @@ def crop(image: Image.Image, box: Sequence[float]) -> Image.Image:
     """
     whole = Box.from_any(box, image.size).to_pixels(image.size)
     return image.crop((int(whole.x1), int(whole.y1), int(whole.x2), int(whole.y2)))
-
-
-def _named(source: str | os.PathLike[str]) -> str:
-    return quoted(os.fspath(source))
 
 
 def _way_from(source: object) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from attnlens.errors import AttnLensError, first_line
+from attnlens.errors import AttnLensError, first_line, quoted
 from attnlens.geometry import is_count
-from attnlens.images import ImageSource, open_image, opened
+from attnlens.images import ImageSource, open_image, opened, upright
 
 FrameSource = ImageSource | Sequence[ImageSource]
 """A path or PIL image that may hold several frames, images one after another, or an array [frames, height, width,
@@ -41,9 +41,10 @@ def frames(source: FrameSource, count: int = 8) -> list[Image.Image]:
     if not is_count(count):
         raise AttnLensError(f"count is {count!r}; expected a whole number of frames, at least 1.")
     if isinstance(source, str | os.PathLike):
-        return _of_file(source, int(count))
+        with opened(source) as picture:
+            return _of_picture(picture, int(count), f"of {quoted(os.fspath(source))}")
     if isinstance(source, Image.Image):
-        return _of_picture(source, int(count))
+        return _of_picture(source, int(count), f"of this PIL image (mode {source.mode})")
     if isinstance(source, np.ndarray) and source.ndim != 4:
         raise AttnLensError(
             f"The array has shape {source.shape}; expected [frames, height, width, channels]. One picture: give it to "
@@ -66,26 +67,21 @@ def _places(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
-def _of_file(source: str | os.PathLike[str], count: int) -> list[Image.Image]:
-    with opened(source) as picture:
-        return _of_picture(picture, count)
-
-
-def _of_picture(picture: Image.Image, count: int) -> list[Image.Image]:
+def _of_picture(picture: Image.Image, count: int, name: str) -> list[Image.Image]:
     found, shown = [], picture.tell()
     try:
         places = _places(getattr(picture, "n_frames", 1), count)
         _check_work(picture, places)
         for place in places:
             picture.seek(place)
-            found.append(open_image(picture))
+            found.append(upright(picture, f"Frame {place} {name}"))
         picture.seek(shown)
     except AttnLensError:
         raise
     except Exception as error:  # a decoder may fail in any way on a file that is damaged
         raise AttnLensError(
-            f"The frames of this {picture.format} are damaged or cut short after {len(found)}: {first_line(error)}. "
-            "Copy or download it again."
+            f"The frames {name} are damaged or cut short after {len(found)}: {first_line(error)}. Copy or download it "
+            "again."
         ) from error
     return found
 
