@@ -172,7 +172,8 @@ def _of_checks(path):
     "use",
     [
         _of_adapters, _of_a_recipe, _of_a_picture_to_write, _of_an_adapter_to_write, _of_a_data_set,
-        _of_a_data_set_to_write, _of_records, _of_a_report, _of_a_run, _of_an_image, _of_frames, _of_a_model, _of_checks,
+        _of_a_data_set_to_write, _of_records, _of_a_report, _of_a_run, _of_an_image, _of_frames, _of_a_model,
+        _of_checks,
     ],
     ids=lambda use: use.__name__,
 )  # fmt: skip
