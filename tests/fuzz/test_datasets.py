@@ -56,5 +56,8 @@ def test_a_data_set_is_read_and_opens_or_one_error(tmp_path, count):
 
     whole = json.dumps(ENTRIES).encode()
     nested = st.sampled_from([b"[" * 200_000, b'{"a":' * 200_000, b"[" * 9_000 + b"]" * 9_000, b"9" * 5000])
-    on_many(claim, count, st.one_of(changed(), changed(), changed(), damaged(whole), nested, st.binary(max_size=100)))
+    words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+    same = words.map(lambda text: json.dumps([{**ENTRIES[0], "id": "x", "question": f"What {text}?"}]).encode())
+    hostile = (changed(), changed(), changed(), damaged(whole), nested, st.binary(max_size=100))
+    on_many(claim, count, st.one_of(same, *hostile))
     assert min(outcomes.values()) > count / 50, outcomes

@@ -64,10 +64,10 @@ def other_mapping(draw, text):
 
 def files_like(texts):
     whole = st.sampled_from(texts)
+    same = st.tuples(whole, st.text("abc é☃", max_size=20)).map(lambda pair: f"{pair[0]}\n# {pair[1]}\n".encode())
     changed = whole.flatmap(lambda text: st.one_of(damaged(text.encode()), other_values(text), other_mapping(text)))
-    return st.one_of(
-        changed, changed, changed, st.binary(max_size=200), PLAIN.map(lambda one: yaml.safe_dump(one).encode())
-    )
+    other = PLAIN.map(lambda one: yaml.safe_dump(one).encode())
+    return st.one_of(same, changed, changed, changed, st.binary(max_size=200), other)
 
 
 @pytest.mark.parametrize(
