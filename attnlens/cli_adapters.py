@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from attnlens.cli_options import Adapter, Device
 from attnlens.cli_output import plain, print_json, short_path, status
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from attnlens.conformance import Finding, Report
 
 app = typer.Typer(no_args_is_help=True, help="The YAML files that say how a model family is read.")

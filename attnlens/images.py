@@ -241,10 +241,9 @@ def _range(low: float, high: float, mode: str, name: str) -> tuple[float, float]
 
 def _warn_if_dark(image: Image.Image, name: str) -> None:
     """For colours of which Pillow keeps the upper 8 of 16 bits, where those are almost empty."""
-    extrema = (
-        image.getextrema()[: 1 if image.mode == "LA" else 3] if len(image.getbands()) > 1 else [image.getextrema()]
-    )
-    highest = max(int(high) for _, high in extrema)
+    extrema: Any = image.getextrema()  # (low, high), or one of those for each channel
+    colours = extrema[: 1 if image.mode == "LA" else 3] if len(image.getbands()) > 1 else [extrema]
+    highest = max(int(high) for _, high in colours)
     if highest <= _DEPTHS[14] >> 8:
         warnings.warn(
             f"{name} has 16 bits a channel, of which Pillow keeps the upper 8, and there no value is above {highest} "

@@ -28,10 +28,16 @@ class FromConfig(Strict):
                     f"{type(value).__name__}. Correct the path in the adapter's YAML."
                 )
             value = found
+        if not isinstance(value, _DATA):
+            raise AttnLensError(
+                f"The adapter reads {self.config!r} from the model's config, which is a {type(value).__name__} and no "
+                "setting. Name one of its settings in the adapter's YAML."
+            )
         return value
 
 
 _MISSING = object()
+_DATA = (int, float, str, list, tuple, dict, type(None))
 
 
 class FromTokenizer(Strict):

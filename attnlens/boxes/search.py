@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -233,7 +232,7 @@ def _check(
         raise AttnLensError(f"There is no criterion {criterion!r}; expected {names}.")
     if not is_count(count):
         raise AttnLensError(f"count is {quoted(count)}; expected a whole number of boxes, at least 1.")
-    if not isinstance(iou, Real) or not 0 <= iou < 1:
+    if not is_number(iou) or not 0 <= iou < 1:
         raise AttnLensError(f"iou is {quoted(iou)}; expected a number from 0 (no overlap) up to, but not, 1.")
 
 

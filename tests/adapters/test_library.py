@@ -284,8 +284,8 @@ def test_numbers_are_those_of_json_and_yaml_1_2(tmp_path, text, value):
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("path", ["to_dict", "model_type.upper", "nothing", "text_config.nothing"])
+@pytest.mark.parametrize("path", ["to_dict", "model_type.upper", "nothing", "text_config.nothing", "text_config"])
 def test_a_path_that_leads_to_no_setting_of_the_config_is_refused(path):
     config = types.SimpleNamespace(model_type="x", to_dict=dict, text_config=types.SimpleNamespace(size=7))
     assert FromConfig(config="text_config.size").resolve(config) == 7
-    assert "Correct the path" in message_of(lambda: FromConfig(config=path).resolve(config))
+    assert "in the adapter's YAML" in message_of(lambda: FromConfig(config=path).resolve(config))
