@@ -361,16 +361,21 @@ def test_a_picture_of_sixteen_bits_in_colour_that_is_almost_black_is_warned_of(t
 
 
 MEASURE = """
-import resource, sys, warnings
+import sys, warnings
 warnings.simplefilter("ignore")
 from attnlens.images import open_image
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def kilobytes(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
+
+before = kilobytes("VmRSS")
 image = open_image(sys.argv[1])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (3 * image.width * image.height))
+print((kilobytes("VmHWM") - before) * 1024 / (3 * image.width * image.height))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3)], ids=["grey", "rgb"])
 def test_a_large_picture_of_sixteen_bits_takes_little_more_than_its_pixels(tmp_path, colour, channels):
     row = np.arange(13_000 * channels, dtype=">u2").tobytes()
@@ -383,7 +388,7 @@ def test_a_large_picture_of_sixteen_bits_takes_little_more_than_its_pixels(tmp_p
         check=True,
     )
     print(f"{float(done.stdout):.2f} x the size in RGB")
-    assert float(done.stdout) <= 2.5
+    assert 4 / 3 <= float(done.stdout) <= 2.5  # Pillow keeps four bytes for a pixel in RGB
 
 
 def test_what_is_read_block_by_block_is_what_is_read_at_once(monkeypatch):
