@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 import attnlens
@@ -35,7 +34,7 @@ from attnlens.cli_options import (
     layer_option,
     loaded,
 )
-from attnlens.cli_output import finite, numbers, peak_of, print_answer, print_json, print_peaks, quietly, status
+from attnlens.cli_output import finite, numbers, peak_of, plain, print_answer, print_json, print_peaks, quietly, status
 from attnlens.cli_reproduce import reproduce
 from attnlens.errors import AttnLensError
 
@@ -56,7 +55,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except AttnLensError as error:
-            Console(stderr=True).print(Text(str(error), style="red"), soft_wrap=True)
+            Console(stderr=True).print(plain(str(error), style="red"), soft_wrap=True)
             raise typer.Exit(2) from None
 
 

@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from attnlens.cli_options import Adapter, Device
-from attnlens.cli_output import print_json, short_path
+from attnlens.cli_output import plain, print_json, short_path, status
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from attnlens.conformance import Finding, Report
 
 app = typer.Typer(no_args_is_help=True, help="The YAML files that say how a model family is read.")
@@ -39,7 +40,7 @@ def list_adapters() -> None:
             shown = [", ".join(spec.model_types), spec.grid.kind, str(spec.defaults.layer)]
         except AttnLensError:
             shown = [f"not valid: attnlens adapters show {name}", "", ""]
-        table.add_row(*(Text(cell) for cell in (name, *shown, short_path(path))))
+        table.add_row(*(plain(cell) for cell in (name, *shown, short_path(path))))
     Console().print(table)
 
 
@@ -60,10 +61,10 @@ def show_adapter(
     text = with_header(safeyaml.read_text(path))
     console = Console()
     if console.is_terminal:
-        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+        console.print(Syntax(plain(text).plain, "yaml", background_color="default", word_wrap=True))
     else:
         typer.echo(text, nl=False)
-    Console(stderr=True).print(Text(str(path), style="dim"), soft_wrap=True)
+    Console(stderr=True).print(plain(str(path), style="dim"), soft_wrap=True)
     library.read(path)
 
 
@@ -179,21 +180,21 @@ def draft_adapter(
     from attnlens.adapters import writing
 
     target = None if out is None else writing.checked_target(out, force)
-    with Console(stderr=True).status(f"Drafting an adapter for {model} ..."):
+    with status(f"Drafting an adapter for {model}"):
         from attnlens.conformance.draft import draft
 
         drafted = draft(model, hidden=hide, trust_remote_code=trust_remote_code)
     if target is None:
         typer.echo(drafted.text(), nl=False)
     else:
-        target.write_text(drafted.text(), encoding="utf-8")
-        Console(stderr=True).print(Text(f"Written to {target}"), soft_wrap=True)
+        writing.write_text(target, drafted.text())
+        Console(stderr=True).print(plain(f"Written to {target}"), soft_wrap=True)
     if not drafted.passed:
         raise typer.Exit(1)
 
 
 def _one(model: str, adapter: str | None, tiny: bool, device: str | None, trust_remote_code: bool) -> Report:
-    with Console(stderr=True).status(f"Checking {model} ..."):
+    with status(f"Checking {model}"):
         from transformers import logging
 
         from attnlens.conformance import check_model, check_tiny
@@ -227,15 +228,15 @@ def _adapters_types(adapter: str) -> tuple[str, ...]:
 
 def _print_findings(report: Report) -> None:
     console = Console()
-    console.print(Text(f"{report.model_type} with the adapter {report.adapter}", style="bold"))
+    console.print(plain(f"{report.model_type} with the adapter {report.adapter}", style="bold"))
     facts = {"grid": report.grid, "strategy": report.strategy, "image processor": report.image_processor}
-    console.print(Text(", ".join(f"{name} {value}" for name, value in facts.items() if value), style="dim"))
+    console.print(plain(", ".join(f"{name} {value}" for name, value in facts.items() if value), style="dim"))
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for finding in report.findings:
-        table.add_row(_mark(finding), finding.check, Text(finding.detail))
+        table.add_row(_mark(finding), finding.check, plain(finding.detail))
     console.print(table)
 
 
@@ -250,18 +251,18 @@ def _print_summary(reports: list[Report]) -> None:
     for report in reports:
         marks = {finding.check: _mark(finding) for finding in report.findings}
         facts = (report.model_type, report.adapter, report.grid, report.strategy)
-        table.add_row(*(Text(fact) for fact in facts), *(marks.get(name, Text("")) for name in CHECKS))
+        table.add_row(*(plain(fact) for fact in facts), *(marks.get(name, plain("")) for name in CHECKS))
     console.print(table)
     for report in reports:
         for finding in report.findings:
             if finding.passed is False:
-                console.print(Text(f"{report.model_type}: {finding.check}: {finding.detail}", style="red"))
+                console.print(plain(f"{report.model_type}: {finding.check}: {finding.detail}", style="red"))
     passed = sum(report.passed for report in reports)
-    console.print(Text(f"{passed} of {len(reports)} model types pass", style="bold"))
-    console.print(Text(f"Not question answerers: {', '.join(NOT_ASKED)}", style="dim"))
+    console.print(plain(f"{passed} of {len(reports)} model types pass", style="bold"))
+    console.print(plain(f"Not question answerers: {', '.join(NOT_ASKED)}", style="dim"))
 
 
 def _mark(finding: Finding) -> Text:
     if finding.passed is None:
-        return Text("n/a", style="dim")
-    return Text("ok", style="green") if finding.passed else Text("FAILS", style="red")
+        return plain("n/a", style="dim")
+    return plain("ok", style="green") if finding.passed else plain("FAILS", style="red")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from attnlens.cli_options import (
     DEFAULT_MODEL,
@@ -25,7 +24,7 @@ from attnlens.cli_options import (
     layer_option,
     loaded,
 )
-from attnlens.cli_output import print_answer, print_json, quietly, regions, status
+from attnlens.cli_output import plain, print_answer, print_json, quietly, regions, status
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ def _plain_warnings() -> Iterator[None]:
     """Warnings as yellow lines on standard error, without the place in the code that they come from."""
 
     def shown(message: Warning | str, *_: Any, **__: Any) -> None:
-        Console(stderr=True).print(Text(str(message), style="yellow"), soft_wrap=True)
+        Console(stderr=True).print(plain(str(message), style="yellow"), soft_wrap=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = shown

@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rich.text import Text
 
-from attnlens.cli_output import print_json
+from attnlens.cli_output import plain, print_json
 
 if TYPE_CHECKING:
     from attnlens.evaluate import Example
@@ -84,7 +83,7 @@ def make(
         evaluate.export(out, _progress(examples, "Painting scenes"))
     else:
         evaluate.write(out, examples)
-    Console().print(Text(f"{len(examples)} examples: {out}"), soft_wrap=True)
+    Console().print(plain(f"{len(examples)} examples: {out}"), soft_wrap=True)
 
 
 @app.command()
@@ -118,7 +117,7 @@ def show(
     for row in rows:
         percent = "" if row["area"] is None else " to ".join(f"{100 * area:.3g}" for area in row["area"])
         shown = (row["group"] or "-", row["task"] or "-", str(row["count"]), str(row["with_box"]), percent)
-        table.add_row(*map(Text, shown))
+        table.add_row(*map(plain, shown))
     table.add_row("all", "", str(len(examples)), str(with_box), "")
     Console().print(table)
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import attnlens
 from attnlens.cli_options import Json
-from attnlens.cli_output import print_json, status
+from attnlens.cli_output import plain, print_json, status
 
 if TYPE_CHECKING:
     from attnlens.doctor import Finding
@@ -55,18 +54,18 @@ def doctor(as_json: Json = False) -> None:
 
 def _print(findings: list[Finding]) -> None:
     console = Console()
-    console.print(Text(f"attnlens {attnlens.__version__}"))
+    console.print(plain(f"attnlens {attnlens.__version__}"))
     widest = max(len(one.name) for one in findings)
     for area, group in groupby(findings, lambda one: one.area):
-        console.print(Text(f"\n{area}", style="bold"))
+        console.print(plain(f"\n{area}", style="bold"))
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, min_width=widest)
         table.add_column(overflow="fold")
         for one in group:
-            table.add_row(Text(one.state, style=_STYLES[one.state]), Text(one.name), Text(one.seen))
+            table.add_row(plain(one.state, style=_STYLES[one.state]), plain(one.name), plain(one.seen))
             if one.advice:
-                table.add_row("", "", Text(f"-> {one.advice}"))
+                table.add_row("", "", plain(f"-> {one.advice}"))
         console.print(table)
     counts = {state: sum(one.state == state for one in findings) for state in ("fails", "note")}
     told = {"fails": "nothing fails", "note": "no notes"} | {
@@ -74,4 +73,4 @@ def _print(findings: list[Finding]) -> None:
         for state, count in counts.items()
         if count
     }
-    console.print(Text(f"\n{told['fails']}, {told['note']}"))
+    console.print(plain(f"\n{told['fails']}, {told['note']}"))

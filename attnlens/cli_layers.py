@@ -13,10 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
-from attnlens.cli_output import print_json
+from attnlens.cli_output import plain, print_json
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def layers(
     _print(ranking, best, answers, source)
     for name, path in (("adapter", target), ("picture", picture)):
         if path is not None:
-            Console().print(Text(f"{name}: {path}"), soft_wrap=True)
+            Console().print(plain(f"{name}: {path}"), soft_wrap=True)
 
 
 def _examples(data: str, count: int) -> tuple[list[Example], str]:
@@ -143,7 +142,7 @@ def _examples(data: str, count: int) -> tuple[list[Example], str]:
     boxed = evaluate.with_boxes(known, "ranking layers by attention ratio")
     if len(boxed) < len(known):
         note = f"{len(known) - len(boxed)} of {len(known)} examples have no box and are left out."
-        Console(stderr=True).print(Text(note, style="yellow"), soft_wrap=True)
+        Console(stderr=True).print(plain(note, style="yellow"), soft_wrap=True)
     taken = min(count, len(boxed))
     return [boxed[index * len(boxed) // taken] for index in range(taken)], source
 
@@ -253,15 +252,15 @@ def _print(ranking: Ranking, best: Row, answers: bool, source: str) -> None:
     rows = [row for row in ranking.rows() if row.candidate.head is None]
     single = [row for row in ranking.rows() if row.candidate.head is not None and math.isfinite(row.ratio)]
     console = Console()
-    console.print(Text(f"{ranking.count} examples of {source}"), soft_wrap=True)
+    console.print(plain(f"{ranking.count} examples of {source}"), soft_wrap=True)
     console.print(_table(rows, best, answers))
     if single:
         top = sorted(single, key=lambda row: -row.ratio)[:MOST_HEADS]
         which = f"the best {len(top)} of {len(single)}" if len(top) < len(single) else f"all {len(single)}"
-        console.print(Text(f"\nheads, {which}"), soft_wrap=True)
+        console.print(plain(f"\nheads, {which}"), soft_wrap=True)
         console.print(_table(top, best, answers))
     if ranking.right is not None:
-        console.print(Text(f"{int(ranking.right.sum())} of {ranking.count} answers are right"), soft_wrap=True)
+        console.print(plain(f"{int(ranking.right.sum())} of {ranking.count} answers are right"), soft_wrap=True)
 
 
 def _table(rows: Sequence[Row], best: Row, answers: bool) -> Table:
@@ -278,7 +277,7 @@ def _table(rows: Sequence[Row], best: Row, answers: bool) -> Table:
         if answers:
             cells += [_interval(row.right, row.right_interval), _interval(row.wrong, row.wrong_interval)]
         cells += [f"{100 * row.holds:.0f} %", "best" if row is best else ""]
-        table.add_row(*map(Text, cells), style="bold green" if row is best else None)
+        table.add_row(*map(plain, cells), style="bold green" if row is best else None)
     return table
 
 

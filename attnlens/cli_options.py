@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from attnlens.cli_output import status
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 def loaded(name: str, adapter: str | None = None, device: str | None = None, dtype: str | None = None) -> Lens:
     """The model, while a spinner turns on a terminal's standard error."""
-    with Console(stderr=True).status(f"Loading {name} ..."):
+    with status(f"Loading {name}"):
         from transformers import logging
 
         from attnlens.lens import load

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 NO_CROP = "none: a flat map, a window as large as the image, or a recipe without a crop"
 SURE = "none: a sure first answer"
 
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, line ends and tabs apart, and halves of surrogate pairs, which no encoding can print."""
+
+
+def plain(text: str, style: str = "") -> Text:
+    """`text` for a terminal, to be taken for nothing but text: names and answers may hold its escape sequences.
+
+    >>> plain("a\x1b[2Jb").plain
+    'a\\x1b[2Jb'
+    """
+    return Text(_CONTROL.sub(lambda found: repr(found[0])[1:-1], text), style=style)
+
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
@@ -32,7 +45,7 @@ def quietly() -> Iterator[None]:
 
 def status(what: str) -> contextlib.AbstractContextManager[Any]:
     """A spinner on a terminal's standard error; nothing elsewhere."""
-    return Console(stderr=True).status(f"{what} ...")
+    return Console(stderr=True).status(plain(f"{what} ..."))
 
 
 def print_answer(
@@ -49,15 +62,15 @@ def print_answer(
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("question", Text(result.question))
+    table.add_row("question", plain(result.question))
     if expected is not None:
-        table.add_row("expected", Text(expected))
+        table.add_row("expected", plain(expected))
     table.add_row("first answer", _judged(result.first_answer, expected))
     if result.boxes:
         table.add_row("answer with the crop", _judged(result.answer, expected))
     places = [f" in {_told_apart(names, one.image)}" if len(names) > 1 else "" for one in result.found]
     crops = [box_text(box) + place for box, place in zip(result.boxes, places, strict=True)]
-    table.add_row("crop", Text("; ".join(crops) or (SURE if result.sure else NO_CROP)))
+    table.add_row("crop", plain("; ".join(crops) or (SURE if result.sure else NO_CROP)))
     if true_box is not None:
         table.add_row("the sign", box_text(true_box))
     cost = result.cost.as_dict()
@@ -65,7 +78,7 @@ def print_answer(
     counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in cost.items())
     table.add_row("cost", f"{counted}, {seconds:.2f} seconds")
     if picture is not None:
-        table.add_row("picture", Text(str(picture)))
+        table.add_row("picture", plain(str(picture)))
     Console().print(table)
 
 
@@ -76,7 +89,7 @@ def print_peaks(peaks: Mapping[str, list[float] | None], picture: Path) -> None:
     table.add_column("brightest cell (x1, y1, x2, y2), in pixels")
     for name, peak in peaks.items():
         table.add_row(name, box_text(peak) if peak else "none: the map is flat or not finite")
-    table.add_row("picture", Text(str(picture)))
+    table.add_row("picture", plain(str(picture)))
     Console().print(table)
 
 
@@ -88,7 +101,7 @@ def _told_apart(names: Sequence[str], number: int) -> str:
 
 
 def _judged(answer: str, expected: str | None) -> Text:
-    text = Text(answer or "(no words)", style="bold")
+    text = plain(answer or "(no words)", style="bold")
     if expected is not None:
         right = answer.strip() == expected.strip()
         text.append("  right" if right else "  wrong", style="green" if right else "red")

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 import attnlens
+from attnlens import files
+from attnlens.cli_output import plain, status
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of records, report and pictures.")]
 
@@ -76,14 +77,14 @@ def reproduce(
         chosen = plan.AGAIN if again is not None else plan.QUICK if quick else plan.FULL
         folder = reproduce.writable(out)
         _run(models, folder, chosen if count is None else chosen.scaled(count), jobs or os.cpu_count() or 1)
-    with Console(stderr=True).status("Writing the report ..."):
-        target = report.write(out.expanduser())
+    with status("Writing the report"):
+        target = report.write(files.expanded(out))
         found = None if reported is None else agreement.compared(reported, report.read(target.with_suffix(".json")))
     if found is not None:
         target = target.with_name("again.md")
         agreement.write(target, found)
         typer.echo(agreement.summary(found))
-    typer.echo(str(target))
+    typer.echo(plain(str(target)).plain)
 
 
 def _run(models: list[str], out: Path, plan: Any, jobs: int) -> None:
@@ -98,12 +99,13 @@ def _run(models: list[str], out: Path, plan: Any, jobs: int) -> None:
 
     from attnlens.evaluate import reproduce
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     try:
         with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
             whole = bars.add_task("all models", total=None) if len(models) > 1 else None
-            tasks = {name: bars.add_task(reproduce.label(name), total=None) for name in dict.fromkeys(models)}
+            labels = {name: plain(reproduce.label(name)).plain for name in models}
+            tasks = {name: bars.add_task(label, total=None) for name, label in labels.items()}
 
             def progress(name: str, done: int, total: int) -> None:
                 bars.update(tasks[name], completed=done, total=total)
@@ -115,5 +117,5 @@ def _run(models: list[str], out: Path, plan: Any, jobs: int) -> None:
             reproduce.run(models, out, plan, version=attnlens.__version__, jobs=jobs, progress=progress)
     except KeyboardInterrupt:
         again = "Stopped. Every answer so far is recorded; the same command goes on from here."
-        console.print(Text(again, style="yellow"), soft_wrap=True)
+        console.print(plain(again, style="yellow"), soft_wrap=True)
         raise typer.Exit(130) from None

@@ -1,5 +1,7 @@
 """The one error that attnlens raises for input it cannot use, and how it quotes those of others."""
 
+_LONGEST = 300
+
 
 class AttnLensError(Exception):
     """Says what was seen, what was expected, and what to do next."""
@@ -8,3 +10,17 @@ class AttnLensError(Exception):
 def first_line(error: BaseException) -> str:
     """What another's error says, in one line; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def quoted(value: object) -> str:
+    """`value` as an error quotes it: text in quotation marks, control characters escaped, cut where it is very long.
+
+    >>> quoted("a" * 1000)[-25:]
+    "aa' ... (1000 characters)"
+    """
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]!r} ... ({len(value)} characters)"
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"one {type(value).__name__} of thousands of digits"

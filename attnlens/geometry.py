@@ -20,20 +20,24 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, quoted
 from attnlens.storage import Valued
 
 Spans = npt.NDArray[np.float64]
 """float64 [n, 2]: where each of n columns (or rows) begins and ends, in original pixels."""
 
 
+LONGEST = 2**31 - 1
+"""Pixels: the longest edge of an image, and how far a grid may reach."""
+
+
 def checked_size(image_size: object) -> tuple[int, int]:
     """`image_size` as (width, height) in whole pixels, both at least 1; anything else is an AttnLensError."""
     numbers = _numbers(image_size, 2)
-    if numbers is None or any(n != int(n) or n < 1 for n in numbers):
+    if numbers is None or any(n != int(n) or not 1 <= n <= LONGEST for n in numbers):
         raise AttnLensError(
-            f"The image size is {image_size!r}; expected (width, height), whole numbers of pixels, both at least 1. "
-            "A PIL image has it as image.size; of an array it is (shape[1], shape[0])."
+            f"The image size is {quoted(image_size)}; expected (width, height), whole numbers of pixels, both at least "
+            "1. A PIL image has it as image.size; of an array it is (shape[1], shape[0])."
         )
     return int(numbers[0]), int(numbers[1])
 
@@ -60,7 +64,8 @@ class Box(NamedTuple):
         numbers = _numbers(value, 4)
         if numbers is None:
             raise AttnLensError(
-                f"The box is {value!r}; expected four finite numbers (x1, y1, x2, y2), in pixels of the original image."
+                f"The box is {quoted(value)}; expected four finite numbers (x1, y1, x2, y2), in pixels of the original "
+                "image."
             )
         box = cls(*numbers)
         if not (box.x1 < box.x2 and box.y1 < box.y2):
@@ -255,7 +260,14 @@ def is_whole(value: object) -> bool:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a finite number; True and False are none."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and _is_finite(value)
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number above every float
+        return False
 
 
 def overlaps(spans: Spans, start: float, stop: float) -> npt.NDArray[np.float64]:
@@ -269,7 +281,7 @@ def _numbers(value: Any, count: int) -> list[float] | None:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Sequence) or len(value) != count:
         return None
-    if not all(isinstance(n, Real) and math.isfinite(n) for n in value):
+    if not all(isinstance(n, Real) and _is_finite(n) for n in value):
         return None
     return [int(n) if isinstance(n, Integral) else float(n) for n in value]
 
@@ -297,16 +309,18 @@ def _checked_spans(spans: Any, name: str, axis: str) -> Spans:
     try:
         # Adding zero makes a copy, and turns -0.0 into 0.0.
         array: Spans = np.asarray(spans, dtype=np.float64) + 0.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty((0, 0))
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise AttnLensError(
             f"A grid's {name} is {spans!r}; expected an array [{axis}, 2] of the edges of at least one cell, in pixels."
         )
-    if not np.isfinite(array).all() or (array[:, 0] >= array[:, 1]).any():
-        bad = int(np.flatnonzero(~(np.isfinite(array).all(axis=1) & (array[:, 0] < array[:, 1])))[0])
+    good = (np.abs(array) <= LONGEST).all(axis=1) & (array[:, 0] < array[:, 1])
+    if not good.all():
+        bad = int(np.argmin(good))
         raise AttnLensError(
-            f"A grid's {name}[{bad}] is {array[bad].tolist()}; expected two finite numbers of pixels, in order."
+            f"A grid's {name}[{bad}] is {array[bad].tolist()}; expected two finite numbers of pixels, in order, of at "
+            f"most {LONGEST}."
         )
     array.setflags(write=False)
     return array

@@ -10,15 +10,20 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from attnlens.errors import AttnLensError, first_line
+from attnlens.errors import AttnLensError, first_line, quoted
 from attnlens.geometry import is_count
-from attnlens.images import BROKEN, ImageSource, open_image
+from attnlens.images import ImageSource, open_image, opened, upright
 
 FrameSource = ImageSource | Sequence[ImageSource]
 """A path or PIL image that may hold several frames, images one after another, or an array [frames, height, width,
 channels]."""
+
+_MOST_DECODED = 2 * 10**10
+"""Pixels of all frames up to the last that is wanted: some minutes, or half an hour of film in small frames."""
+_MOST_KEPT = 10**9
+"""Pixels of all frames that are wanted: 4 GB."""
 
 
 def frames(source: FrameSource, count: int = 8) -> list[Image.Image]:
@@ -36,9 +41,10 @@ def frames(source: FrameSource, count: int = 8) -> list[Image.Image]:
     if not is_count(count):
         raise AttnLensError(f"count is {count!r}; expected a whole number of frames, at least 1.")
     if isinstance(source, str | os.PathLike):
-        return _of_file(os.path.expanduser(os.fspath(source)), int(count))
+        with opened(source) as picture:
+            return _of_picture(picture, int(count), f"of {quoted(os.fspath(source))}")
     if isinstance(source, Image.Image):
-        return _of_picture(source, int(count))
+        return _of_picture(source, int(count), f"of this PIL image (mode {source.mode})")
     if isinstance(source, np.ndarray) and source.ndim != 4:
         raise AttnLensError(
             f"The array has shape {source.shape}; expected [frames, height, width, channels]. One picture: give it to "
@@ -61,32 +67,31 @@ def _places(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
-def _of_file(path: str, count: int) -> list[Image.Image]:
-    try:
-        picture = Image.open(path)
-    except UnidentifiedImageError:
-        raise AttnLensError(
-            f"{path!r} is nothing that Pillow can open; expected an animated GIF, WebP or PNG, or a TIFF of several "
-            "pages. Decode a video with another library (PyAV, OpenCV, imageio) and give its frames: a list of images, "
-            "or an array [frames, height, width, channels], in RGB."
-        ) from None
-    except (OSError, Image.DecompressionBombError):
-        open_image(path)  # which says what is wrong with the file
-        raise
-    with picture:
-        return _of_picture(picture, count)
-
-
-def _of_picture(picture: Image.Image, count: int) -> list[Image.Image]:
+def _of_picture(picture: Image.Image, count: int, name: str) -> list[Image.Image]:
     found, shown = [], picture.tell()
     try:
-        for place in _places(getattr(picture, "n_frames", 1), count):
+        places = _places(getattr(picture, "n_frames", 1), count)
+        _check_work(picture, places)
+        for place in places:
             picture.seek(place)
-            found.append(open_image(picture))
+            found.append(upright(picture, f"Frame {place} {name}"))
         picture.seek(shown)
-    except BROKEN as error:
+    except AttnLensError:
+        raise
+    except Exception as error:  # a decoder may fail in any way on a file that is damaged
         raise AttnLensError(
-            f"The frames of this {picture.format} are damaged or cut short after {len(found)}: {first_line(error)}. "
-            "Copy or download it again."
-        ) from None
+            f"The frames {name} are damaged or cut short after {len(found)}: {first_line(error)}. Copy or download it "
+            "again."
+        ) from error
     return found
+
+
+def _check_work(picture: Image.Image, places: Sequence[int]) -> None:
+    """Refuses what would take hours to decode, or more memory than there is: a small file can hold a million frames."""
+    pixels = picture.width * picture.height
+    if pixels * (places[-1] + 1) > _MOST_DECODED or pixels * len(places) > _MOST_KEPT:
+        raise AttnLensError(
+            f"{len(places)} frames up to number {places[-1]}, of {picture.width} x {picture.height} pixels, are too "
+            f"much to decode: at most {_MOST_DECODED:.0e} pixels are passed over, and {_MOST_KEPT:.0e} kept. Ask for "
+            "fewer frames, or cut or scale the file down."
+        )

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
     {"errors", "versions", "torchvision_check"},
-    {"storage"},
+    {"storage", "files"},
     {"geometry"},
     {"images", "canvas", "video"},
     {"importance", "adapters", "upstream"},
@@ -45,6 +45,7 @@ NEVER_TORCH = {
     "canvas",
     "errors",
     "storage",
+    "files",
     "versions",
     "torchvision_check",
     "video",
@@ -207,3 +208,9 @@ def test_dir_lists_the_public_names_and_an_unknown_one_is_an_attribute_error():
     assert {"load", "ask", "ImportanceMap", "maps"} <= set(dir(attnlens))
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         attnlens.lode  # noqa: B018 - reading it is the test
+
+
+def test_what_the_commands_print_is_text_without_its_control_characters():
+    for path in PACKAGE.glob("cli*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert path.name == "cli_output.py" or "Text(" not in source, f"{path.name} prints with Text, not with plain"

@@ -273,6 +273,22 @@ def test_the_version_is_told():
     assert done.stdout.strip() == f"attnlens {attnlens.__version__}"
 
 
+def test_names_are_printed_and_do_nothing_to_a_terminal(tmp_path, monkeypatch):
+    name = "\x1b[31mred[/]"
+    (tmp_path / f"{name}.yaml").write_text("model_types: [x]\ngrid: {kind: square}\n")
+    monkeypatch.setenv("ATTNLENS_ADAPTERS", str(tmp_path))
+    for done in (
+        run("adapters", "list"),
+        run("adapters", "show", name),
+        run("adapters", "show", tmp_path / "no\x1b[2J.yaml"),
+        run("ask", "no\x1b[2J.png", "?"),
+        run("adapters", "check", name),
+    ):
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "\\x1b[" in done.stdout + done.stderr
+        assert done.exit_code in (0, 2), done.exception
+
+
 def test_adapters_list_names_every_adapter_and_a_broken_one_does_not_stop_it(tmp_path, monkeypatch):
     (tmp_path / "broken.yaml").write_text("model_types: [x]\n")
     monkeypatch.setenv("ATTNLENS_ADAPTERS", str(tmp_path))

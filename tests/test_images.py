@@ -1,14 +1,20 @@
 """Every kind of picture opens as upright RGB, and every broken one is refused with a reason."""
 
 import io
+import os
 import pathlib
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from attnlens import AttnLensError
-from attnlens.images import crop, open_image
+from attnlens.images import FORMATS, crop, open_image
 
 GRADIENT = (np.arange(6 * 4 * 3).reshape(6, 4, 3) * 3).astype(np.uint8)
 
@@ -275,3 +281,156 @@ def test_a_crop_is_never_empty():
 def test_a_crop_outside_the_image_is_refused():
     with pytest.raises(AttnLensError, match="outside the image"):
         crop(Image.fromarray(GRADIENT), (10, 10, 20, 20))
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program named gs, and the file that it makes when it is run."""
+    mark = tmp_path / "was run"
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{mark}'\nexit 0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    return mark
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "drawing.png", "drawing"])
+def test_no_file_starts_ghostscript(tmp_path, ghostscript, name):
+    path = tmp_path / name
+    Image.fromarray(GRADIENT).save(path, "EPS")
+    with pytest.raises(AttnLensError, match="is not an image that attnlens can open; expected AVIF, BMP"):
+        open_image(path)
+    with Image.open(path) as picture:
+        with pytest.raises(AttnLensError, match="Ghostscript"):
+            open_image(picture)
+        assert not ghostscript.exists()
+        with pytest.raises(OSError):  # noqa: PT011 - what Pillow does by itself: the program fails, but it was run
+            picture.load()
+    assert ghostscript.exists()
+
+
+@pytest.mark.parametrize("kind", ["png", "array", "tif", "I"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_data_of_fewer_bits_in_sixteen_is_scaled_by_what_it_holds_and_said(tmp_path, bits, kind):
+    top = 2**bits - 1
+    deep = np.array([[0, top // 2, top]], np.uint16)
+    image = Image.fromarray(deep)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = {
+            "array": lambda: deep,
+            "I": lambda: Image.fromarray(deep.astype(np.int32)),
+        }.get(kind, lambda: saved(tmp_path, image, f"xray.{kind}"))()
+        assert pixels(source)[0, :, 0].tolist() == pytest.approx([0, 127, 255], abs=1)
+    said = [str(one.message) for one in caught]
+    # Mode I states no number of bits, so that nothing is taken for less than it says.
+    assert [f"{bits}-bit" in text and str(top) in text for text in said] == ([] if kind == "I" else [True])
+
+
+def test_full_sixteen_bits_and_black_are_no_fewer(tmp_path, recwarn):
+    for values in ([0, 65535], [0, 20000], [0, 0]):
+        open_image(np.array([values], np.uint16))
+        open_image(saved(tmp_path, Image.fromarray(np.array([values], np.uint16)), "deep.png"))
+    assert not recwarn.list
+
+
+def png(path, width, height, colour, row):
+    """A PNG file of 16 bits a channel, whose rows are all `row` (bytes)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    data = b"".join([*(packer.compress(b"\0" + row) for _ in range(height)), packer.flush()])
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4)])
+def test_a_picture_of_sixteen_bits_in_colour_that_is_almost_black_is_warned_of(tmp_path, colour, channels):
+    for top, count in ((4095, 1), (65535, 0)):
+        values = np.full((9, channels), 65535, ">u2")
+        values[:, :3] = np.linspace(0, top, 9)[:, None]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            open_image(png(tmp_path / "colours.png", 9, 2, colour, values.tobytes()))
+        assert ["almost black" in str(one.message) for one in caught] == [True] * count
+
+
+MEASURE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from attnlens.images import open_image
+
+def kilobytes(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
+
+before = kilobytes("VmRSS")
+image = open_image(sys.argv[1])
+print((kilobytes("VmHWM") - before) * 1024 / (3 * image.width * image.height))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3)], ids=["grey", "rgb"])
+def test_a_large_picture_of_sixteen_bits_takes_little_more_than_its_pixels(tmp_path, colour, channels):
+    row = np.arange(13_000 * channels, dtype=">u2").tobytes()
+    path = png(tmp_path / "large.png", 13_000, 13_000, colour, row)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)],
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    print(f"{float(done.stdout):.2f} x the size in RGB")
+    assert 4 / 3 <= float(done.stdout) <= 2.5  # Pillow keeps four bytes for a pixel in RGB
+
+
+def test_what_is_read_block_by_block_is_what_is_read_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    sources = [
+        Image.fromarray(random.integers(0, 256, (17, 13, 4), dtype=np.uint8)),
+        Image.fromarray(random.integers(0, 65536, (17, 13), dtype=np.uint16)),
+        Image.fromarray(random.normal(size=(17, 13)).astype(np.float32)),
+        random.integers(0, 65536, (17, 13, 3), dtype=np.uint16),
+        random.random((17, 13, 3)),
+    ]
+    whole = [pixels(source) for source in sources]
+    for block in (1, 30, 100):
+        monkeypatch.setattr("attnlens.images._BLOCK", block)
+        for source, expected in zip(sources, whole, strict=True):
+            assert (pixels(source) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"\x89PNG", r"PIL.Image.open\(io.BytesIO\(data\)\)"),
+        (io.BytesIO(), r"PIL.Image.open\(file\)"),
+        ("https://example.org/a.png", "is a URL.*Download it first"),
+        ("data:image/png;base64," + "A" * 100_000, "is a URL"),
+        ("a\0b.png", "NUL"),
+    ],
+    ids=["bytes", "file", "URL", "data URL", "NUL"],
+)
+def test_what_is_no_path_says_how_to_get_to_an_image(source, words):
+    with pytest.raises(AttnLensError, match=words) as caught:
+        open_image(source)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"hevc"])
+def test_a_heic_picture_is_named_with_two_ways_out(tmp_path, brand):
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    with pytest.raises(AttnLensError, match=r"HEIC.*Convert it to JPEG.*register_heif_opener"):
+        open_image(tmp_path / "phone.jpg")
+
+
+def test_the_formats_that_are_opened_are_those_of_the_docs():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    assert f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}" in " ".join(page.split())

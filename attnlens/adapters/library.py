@@ -8,6 +8,7 @@ installed packages, and the library bundled with attnlens. The first one that ha
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from attnlens import files
 from attnlens.adapters import safeyaml
 from attnlens.adapters.explain import explain, nearest
 from attnlens.adapters.schema import AdapterSpec
@@ -24,6 +26,8 @@ from attnlens.errors import AttnLensError
 ENVIRONMENT = "ATTNLENS_ADAPTERS"
 ENTRY_POINTS = "attnlens.adapters"
 SUFFIXES = (".yaml", ".yml")
+
+_log = logging.getLogger("attnlens")
 
 
 def find(adapter: str | os.PathLike[str] | AdapterSpec) -> AdapterSpec:
@@ -43,7 +47,7 @@ def find(adapter: str | os.PathLike[str] | AdapterSpec) -> AdapterSpec:
 def path_of(adapter: str | os.PathLike[str]) -> Path:
     """The file that `adapter`, a name or a path, stands for."""
     if isinstance(adapter, os.PathLike) or _is_path(adapter):
-        return Path(adapter).expanduser()
+        return files.expanded(adapter)
     name, known = adapter, available()
     if name in known:
         return known[name]
@@ -65,7 +69,7 @@ def for_model_type(model_type: str) -> AdapterSpec:
     name = _first_that_handles(model_type, known)
     if name is not None:
         return read(known[name])
-    types = sorted({type_ for path in known.values() for type_ in _model_types(safeyaml.load(path))})
+    types = sorted({type_ for path in known.values() for type_ in _model_types_of(path)})
     raise AttnLensError(
         f"No adapter handles the model type {model_type!r}. {nearest(model_type, types)}Handled: {', '.join(types)}. "
         f"Write one (10 to 25 lines of YAML, see `attnlens adapters show llava`) and hand its path over as the adapter."
@@ -75,8 +79,8 @@ def for_model_type(model_type: str) -> AdapterSpec:
 def available() -> dict[str, Path]:
     """Names of all adapters, in the order in which they are found, with their files."""
     found: dict[str, Path] = {}
-    for files in _sources():
-        for path in files:
+    for paths in _sources():
+        for path in paths:
             found.setdefault(path.stem, path)
     return found
 
@@ -102,8 +106,25 @@ def _is_path(text: str) -> bool:
 
 def _first_that_handles(model_type: str, known: Mapping[str, Path]) -> str | None:
     # Reading dozens of files takes a moment, and parsing them takes seconds.
-    mentioned = ((name, path) for name, path in known.items() if model_type in safeyaml.read_text(path))
+    mentioned = ((name, path) for name, path in known.items() if model_type in _text_of(path))
     return next((name for name, path in mentioned if model_type in _model_types(safeyaml.load(path))), None)
+
+
+def _text_of(path: Path) -> str:
+    """The file's text; nothing, said in the log, where it cannot be read: it may be about another model."""
+    try:
+        return safeyaml.read_text(path)
+    except AttnLensError as error:
+        _log.warning("An adapter is passed over. %s", error)
+        return ""
+
+
+def _model_types_of(path: Path) -> list[str]:
+    """The model types that the file handles; none where it is no plain YAML."""
+    try:
+        return _model_types(safeyaml.load(path))
+    except AttnLensError:
+        return []
 
 
 def _model_types(data: Any) -> list[str]:
@@ -115,7 +136,7 @@ def _model_types(data: Any) -> list[str]:
 def _sources() -> Iterator[list[Path]]:
     for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep):
         if part:
-            yield yaml_files(Path(part).expanduser(), f"{ENVIRONMENT} names")
+            yield yaml_files(files.expanded(part), f"{ENVIRONMENT} names")
     if (folder := user_folder()) is not None and folder.is_dir():
         yield yaml_files(folder, "The user's folder of adapters is")
     for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
@@ -127,14 +148,17 @@ def _sources() -> Iterator[list[Path]]:
 
 def yaml_files(folder: Path, who: str) -> list[Path]:
     """The folder's own YAML files, sorted; folders inside it and hidden files are left alone."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise AttnLensError(f"{who} {str(folder)!r}, which is not a folder. Create it, or correct the name.")
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))
+    except OSError as error:
+        raise AttnLensError(f"{who} {str(folder)!r}, which cannot be read: {error.strerror}.") from None
     seen: dict[str, Path] = {}
-    for path in files:
+    for path in found:
         if (twin := seen.setdefault(path.stem, path)) != path:
             raise AttnLensError(f"{twin} and {path} are both the adapter {path.stem!r}. Remove or rename one of them.")
-    return files
+    return found
 
 
 def user_folder() -> Path | None:

@@ -16,18 +16,28 @@ class Strict(BaseModel):
 class FromConfig(Strict):
     """A value that stands in the model's config, named by its dotted path."""
 
-    config: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+    config: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*$")
 
     def resolve(self, config: Any) -> Any:
         value = config
         for name in self.config.split("."):
-            if not hasattr(value, name):
+            found = getattr(value, name, _MISSING)
+            if found is _MISSING or callable(found):  # a method of the config's is no setting
                 raise AttnLensError(
                     f"The adapter reads {self.config!r} from the model's config, which has no {name!r} in "
                     f"{type(value).__name__}. Correct the path in the adapter's YAML."
                 )
-            value = getattr(value, name)
+            value = found
+        if not isinstance(value, _DATA):
+            raise AttnLensError(
+                f"The adapter reads {self.config!r} from the model's config, which is a {type(value).__name__} and no "
+                "setting. Name one of its settings in the adapter's YAML."
+            )
         return value
+
+
+_MISSING = object()
+_DATA = (int, float, str, list, tuple, dict, type(None))
 
 
 class FromTokenizer(Strict):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from attnlens import files
 from attnlens.adapters import library, safeyaml
 from attnlens.adapters.rendering import with_header
 from attnlens.adapters.schema import AdapterSpec
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, quoted
 
 Values = Mapping[str, int | str]
 
@@ -23,17 +25,11 @@ def checked_target(path: str | os.PathLike[str], force: bool = False) -> Path:
 
     Raises AttnLensError, so that a wrong name is told before the work whose result is to be written.
     """
-    target = Path(path).expanduser()
-    if target.suffix not in library.SUFFIXES:
-        raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: use a name that ends in .yaml.")
-    if target.is_dir():
-        raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: it is a folder. Name a file in it.")
-    if target.exists() and not force:
+    if Path(path).suffix not in library.SUFFIXES:
+        raise AttnLensError(f"An adapter cannot be written to {quoted(str(path))}: use a name that ends in .yaml.")
+    target = files.writable(path, "An adapter")
+    if os.path.exists(target) and not force:
         raise AttnLensError(f"There is a file {str(target)!r} already. Name another, or overwrite it with --force.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AttnLensError(f"The folder of {str(target)!r} cannot be made: {error.strerror}.") from None
     if not os.access(target.parent, os.W_OK):
         raise AttnLensError(f"An adapter cannot be written to {str(target)!r}: its folder is not writable.")
     return target
@@ -60,20 +56,29 @@ def write_defaults(
     text = with_header(_text_of(source))
     changed = _changed(text, values, " ".join(reason.split()))
     expected = spec.model_copy(update={"defaults": _defaults(spec, values), "name": target.stem})
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part")
-    try:
+    with _written(target) as part:
         part.write_text(changed, encoding="utf-8")
         if _read(part) != expected.model_copy(update={"name": part.stem}):
             raise AttnLensError(
                 f"The defaults of {_name(source)} could not be changed line by line. Write them as plain lines, "
                 "`defaults:` and below it `  layer: 14`, and try again."
             )
-        part.replace(target)
+    return expected
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes the text of an adapter to `target`, whole or not at all. Raises AttnLensError."""
+    with _written(target) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    try:
+        with files.replacing(target) as part:
+            yield part
     except OSError as error:
         raise AttnLensError(f"The adapter cannot be written to {str(target)!r}: {error.strerror}.") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return expected
 
 
 def _defaults(spec: AdapterSpec, values: Values) -> Any:

@@ -9,17 +9,15 @@ Box(x1=800, y1=0, x2=1000, y2=200)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, Spans, is_count
+from attnlens.errors import AttnLensError, quoted
+from attnlens.geometry import Box, Grid, Spans, is_count, is_number
 from attnlens.importance import ImportanceMap
 
 CRITERIA = ("density", "sum")
@@ -136,21 +134,29 @@ def touches(spans: Spans, length: int) -> npt.NDArray[np.bool_]:
 def _windows(grid: Grid, side: float, ratios: Sequence[float]) -> list[_Window]:
     """Every window that leaves room for a choice, in the order of `ratios`."""
     cell_width, cell_height = grid.cell_size
+    longest = 2.0 * max(grid.image_size) + 2  # a box of that side is cut to the image, wherever it stands
     windows = []
     for ratio in ratios:
-        cols = max(1, min(int(side * ratio / cell_width), grid.cols))
-        rows = max(1, min(int(side * ratio / cell_height), grid.rows))
+        length = float(side * ratio)
+        cols, rows = _cells(length, cell_width, grid.cols), _cells(length, cell_height, grid.rows)
         if (rows, cols) != grid.shape:
-            windows.append(_Window(cols, rows, side * ratio))
+            windows.append(_Window(cols, rows, min(length, longest)))
     return windows
+
+
+def _cells(length: float, cell: float, most: int) -> int:
+    """How many whole cells lie in `length` pixels, at least one and at most `most`."""
+    return max(1, int(min(length / cell, most))) if cell else most
 
 
 def _pixel_edges(spans: Spans, cells: int, side: float, limit: int) -> _Pixels:
     """int64 [places, 2]: edges in pixels, inside 0..limit, of the box for `cells` spans from each place on."""
     first, last = spans[: len(spans) - cells + 1], spans[cells - 1 :]
     centre = np.floor((first[:, 0] + last[:, 1]) / 2)
-    start = np.minimum(centre - side // 2, np.floor((first[:, 0] + first[:, 1]) / 2))
-    stop = np.maximum(centre + side // 2, np.floor((last[:, 0] + last[:, 1]) / 2) + 1)
+    ends = np.floor([(first[:, 0] + first[:, 1]) / 2, (last[:, 0] + last[:, 1]) / 2])
+    # Spans may run backwards, or overlap: the first of them need not be the leftmost.
+    start = np.minimum(centre - side // 2, ends.min(axis=0))
+    stop = np.maximum(centre + side // 2, ends.max(axis=0) + 1)
     length = np.minimum(stop - start, limit)
     start = np.clip(start, 0, limit - length)
     return np.stack([start, start + length], axis=1).astype(np.int64)
@@ -218,17 +224,17 @@ def _check(
             "Wrap a matrix: ImportanceMap(values, Grid.regular(rows, cols, (width, height)))."
         )
     if not _is_positive(window):
-        raise AttnLensError(f"window is {window!r}; expected the side of the smallest box in pixels, above 0.")
+        raise AttnLensError(f"window is {quoted(window)}; expected the side of the smallest box in pixels, above 0.")
     if not isinstance(ratios, Sequence | np.ndarray) or not len(ratios) or not all(map(_is_positive, ratios)):
-        raise AttnLensError(f"ratios is {ratios!r}; expected one or more positive numbers, as in {RATIOS}.")
+        raise AttnLensError(f"ratios is {quoted(ratios)}; expected one or more positive numbers, as in {RATIOS}.")
     if criterion not in CRITERIA:
         names = " or ".join(map(repr, CRITERIA))
         raise AttnLensError(f"There is no criterion {criterion!r}; expected {names}.")
     if not is_count(count):
-        raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
-    if not isinstance(iou, Real) or not 0 <= float(iou) < 1:
-        raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) up to, but not, 1.")
+        raise AttnLensError(f"count is {quoted(count)}; expected a whole number of boxes, at least 1.")
+    if not is_number(iou) or not 0 <= iou < 1:
+        raise AttnLensError(f"iou is {quoted(iou)}; expected a number from 0 (no overlap) up to, but not, 1.")
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, Real) and 0 < float(value) < math.inf
+    return is_number(value) and value > 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import attnlens
+from attnlens import files
 from attnlens.conformance.checks import CHECKS
 from attnlens.conformance.report import Report
 from attnlens.conformance.types import NOT_ASKED, image_text_types
@@ -38,7 +38,7 @@ def document(reports: Sequence[Report]) -> dict[str, Any]:
 def read(path: Path) -> dict[str, Any]:
     """A document as `attnlens adapters check --json` printed it. Raises AttnLensError for another file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(files.expanded(path))
     except (OSError, ValueError) as error:
         raise AttnLensError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(found, dict) or not {"versions", "image_text_types", "reports"} <= set(found):

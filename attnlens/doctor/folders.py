@@ -27,10 +27,14 @@ def hub_cache() -> Path:
     """Where Hugging Face keeps downloads, found as its library does, which may be what is broken."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if named:
-        return Path(os.path.expandvars(named)).expanduser()
+        return _expanded(named)
     home = os.environ.get("HF_HOME")
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expandvars(home or os.path.join(caches, "huggingface"))).expanduser() / "hub"
+    return _expanded(home or os.path.join(caches, "huggingface")) / "hub"
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(os.path.expandvars(path)))
 
 
 def _is_on(name: str) -> bool:
@@ -61,7 +65,7 @@ def adapters() -> Iterator[Finding]:
     """The user's folders, file by file; entry points and the bundled library as a whole."""
     from attnlens.adapters import library
 
-    named = [Path(part).expanduser() for part in os.environ.get(library.ENVIRONMENT, "").split(os.pathsep) if part]
+    named = [_expanded(part) for part in os.environ.get(library.ENVIRONMENT, "").split(os.pathsep) if part]
     if (own := library.user_folder()) is not None and own.is_dir():
         named.append(own)
     elif own is not None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnlens import files
 from attnlens.errors import AttnLensError
 from attnlens.evaluate.markdown import interval, table
 from attnlens.evaluate.scoring import FRESH
+from attnlens.geometry import is_number
 
 TABLES = {"accuracy": "accuracy", "gain": "difference to no crop", "crop_holds_target": "crop holds the target"}
 
@@ -50,9 +52,17 @@ def _common(report: Mapping[str, Any], further: Mapping[str, Any]) -> Iterator[C
         for model, sizes in further[name].items():
             for size, conditions in sizes.items():
                 for condition, value in conditions.items():
-                    reported = report.get(name, {}).get(model, {}).get(size, {}).get(condition)
-                    if reported is not None and value["count"] >= FRESH:
+                    reported = _at(report, name, model, size, condition)
+                    stated = all(is_number(_at(reported, field)) for field in ("mean", "low", "high"))
+                    if stated and value["count"] >= FRESH:
                         yield Compared(model, name, size, condition, reported, value["mean"])
+
+
+def _at(numbers: Any, *path: str) -> Any:
+    """What stands there in nested mappings; None where nothing does."""
+    for name in path:
+        numbers = numbers.get(name) if isinstance(numbers, Mapping) else None
+    return numbers
 
 
 def summary(found: Sequence[Compared]) -> str:
@@ -76,6 +86,7 @@ def write(path: Path, found: Sequence[Compared]) -> None:
         f"{summary(found)}\n\n{table(header, rows, right=(4, 5))}\n"
     )
     try:
-        path.write_text(text, encoding="utf-8")
+        with files.replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise AttnLensError(f"The comparison cannot be written to {str(path)!r}: {error.strerror}.") from None

@@ -22,13 +22,16 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from attnlens.errors import AttnLensError
+from attnlens import files
+from attnlens.errors import AttnLensError, quoted
 from attnlens.geometry import Box
 from attnlens.images import open_image
 from attnlens.pocket import scenes
 
 SCENE = "scene:"
-_SCENE_PATH = re.compile(rf"{SCENE}([^/]+)/([^/]+)/([^/]+)/(\d+)")
+_SCENE_PATH = re.compile(rf"{SCENE}([^/]+)/([^/]+)/([^/]+)/([0-9]{{1,18}})")
+MOST = 100_000
+"""Scenes of one bin and task, a few minutes' work; a benchmark takes hundreds."""
 _SHOWN = 10  # bad entries in one message; the rest is counted
 
 
@@ -52,10 +55,10 @@ class Example:
         scene = self._scene()
         if scene is not None:
             return scene.image
-        if not os.path.exists(os.path.expanduser(self.image_path)):
+        if not os.path.exists(files.expanded(self.image_path)):
             raise AttnLensError(
-                f"Example {self.id!r}: there is no image {self.image_path!r}. A relative image_path is looked for from "
-                "the folder of the JSON file: put the image there, or correct image_path in that file."
+                f"Example {self.id!r}: there is no image {quoted(self.image_path)}. A relative image_path is looked "
+                "for from the folder of the JSON file: put the image there, or correct image_path in that file."
             )
         try:
             image = open_image(self.image_path)
@@ -77,7 +80,7 @@ class Example:
         found = _SCENE_PATH.fullmatch(self.image_path)
         if found is None:
             raise AttnLensError(
-                f"Example {self.id!r}: image_path is {self.image_path!r}; expected {SCENE}SPLIT/BIN/TASK/SEED, "
+                f"Example {self.id!r}: image_path is {quoted(self.image_path)}; expected {SCENE}SPLIT/BIN/TASK/SEED, "
                 f"for example {SCENE}test/small/read/7."
             )
         split, bin_name, task, seed = found.groups()
@@ -98,8 +101,8 @@ def pocket(split: str, bins: Iterable[str], tasks: Iterable[str], count: int) ->
     Names are those of `scenes.SPLITS`, `scenes.BINS` and `scenes.TASKS`. Scenes are laid out, about a millisecond each,
     and painted when they are opened.
     """
-    if count < 1:
-        raise AttnLensError(f"count is {count}; expected at least 1 example of each bin and task.")
+    if not 1 <= count <= MOST:
+        raise AttnLensError(f"count is {count}; expected at least 1 example of each bin and task, and at most {MOST}.")
     tasks = tuple(dict.fromkeys(tasks))
     found = []
     for bin_name in dict.fromkeys(bins):
@@ -130,7 +133,7 @@ def read(path: str | os.PathLike[str]) -> list[Example]:
     Also read: a single string as `labels`, numbers as `id` and labels, `bbox` in a list of one, `box` as its name.
     Other fields are passed over. Raises one AttnLensError that names every bad entry.
     """
-    source = Path(path).expanduser()
+    source = files.expanded(path)
     entries = _entries(source)
     examples: list[Example] = []
     problems: list[str] = []
@@ -156,12 +159,11 @@ def read(path: str | os.PathLike[str]) -> list[Example]:
 
 def write(path: str | os.PathLike[str], examples: Iterable[Example]) -> None:
     """Writes examples as JSON, one a line; images below the folder of the file are named relative to it."""
-    target = _writable(path)
+    target = files.writable(path, "The data set")
     lines = [json.dumps(_plain(example, target.parent), ensure_ascii=False) for example in examples]
-    part = target.with_name(target.name + ".part")
     try:
-        part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-        part.replace(target)
+        with files.replacing(target) as part:
+            part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     except OSError as error:
         raise AttnLensError(f"The data set cannot be written to {str(target)!r}: {error.strerror}.") from None
 
@@ -171,14 +173,16 @@ def export(path: str | os.PathLike[str], examples: Iterable[Example]) -> list[Ex
 
     For scripts that do not know attnlens. The JSON comes last, so that it never names an image that is not there.
     """
-    target = _writable(path)
-    folder = _writable(target.parent / "images" / "_").parent
+    target = files.writable(path, "The data set")
+    folder = files.writable(target.parent / "images" / "_", "The data set").parent
     written = []
     for index, example in enumerate(examples):
         name = re.sub(r"[^\w.-]+", "-", example.id)[:80]
         file = folder / f"{index:05d}-{name}.png"  # the number keeps apart what the cleaned ids do not
+        image = example.open()
         try:
-            example.open().save(file)
+            with files.replacing(file) as part:
+                image.save(part, format="PNG")
         except OSError as error:
             raise AttnLensError(f"An image cannot be written to {str(file)!r}: {error.strerror or error}.") from None
         written.append(replace(example, image_path=str(file)))
@@ -223,21 +227,27 @@ class _Entry(BaseModel):
     @field_validator("image_path")
     @classmethod
     def _known_scene(cls, value: str) -> str:
-        if value.startswith(SCENE) and not _SCENE_PATH.fullmatch(value):
-            raise ValueError(f"expected {SCENE}SPLIT/BIN/TASK/SEED")
+        if value.startswith(SCENE):
+            if not _SCENE_PATH.fullmatch(value):
+                raise ValueError(f"expected {SCENE}SPLIT/BIN/TASK/SEED, SEED of at most 18 digits")
+            return value
+        try:
+            files.expanded(value)
+        except AttnLensError as error:
+            raise ValueError(str(error)) from None
         return value
 
     def example(self, folder: Path) -> Example:
         path = self.image_path
         if not path.startswith(SCENE):
-            path = str(folder / Path(path).expanduser())
+            path = str(folder / files.expanded(path))
         box = None if self.bbox is None else Box(*self.bbox)
         return Example(self.id, self.question, tuple(self.labels), path, box, self.group, self.task)
 
 
 def _entries(source: Path) -> list[Any]:
     try:
-        data = json.loads(source.read_text(encoding="utf-8-sig"))
+        data = files.read_json(source)
     except OSError as error:
         raise AttnLensError(
             f"The data set {str(source)!r} cannot be read: {error.strerror}. Expected a JSON file; "
@@ -272,7 +282,7 @@ def _plain(example: Example, folder: Path) -> dict[str, Any]:
     """What the file says of an example."""
     path = example.image_path
     if not path.startswith(SCENE):
-        whole, base = Path(os.path.abspath(Path(path).expanduser())), Path(os.path.abspath(folder))
+        whole, base = Path(os.path.abspath(files.expanded(path))), Path(os.path.abspath(folder))
         path = (whole.relative_to(base) if whole.is_relative_to(base) else whole).as_posix()
     plain: dict[str, Any] = {
         "id": example.id,
@@ -289,15 +299,3 @@ def _plain(example: Example, folder: Path) -> dict[str, Any]:
 def _corners(box: Sequence[float] | None) -> list[float] | None:
     """A box for JSON, whole numbers as such."""
     return None if box is None else [int(edge) if float(edge).is_integer() else float(edge) for edge in box]
-
-
-def _writable(path: str | os.PathLike[str]) -> Path:
-    """`path`, with its folder made where it was missing."""
-    target = Path(path).expanduser()
-    if target.is_dir():
-        raise AttnLensError(f"The data set cannot be written to {str(target)!r}: it is a folder. Name a file in it.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AttnLensError(f"The folder of {str(target)!r} cannot be made: {error.strerror}.") from None
-    return target

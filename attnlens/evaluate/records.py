@@ -1,8 +1,12 @@
 """What a long run has found so far: a file to which one record after the other is added, and from which it resumes.
 
-The file is JSON lines: first the run's settings, then one line for each record with its key and its data. A line is
-written in one call, so a run that is killed leaves at most one torn line, the last, which is cut off when the file is
-opened again. While it is open, the file is locked against a second run.
+The file is JSON lines: first the run's settings, then one line for each record with its key and its data. Every line
+ends with the CRC-32 of what stands before it, so that no damaged byte is read as a result. A line is written in one
+call, so a run that is killed leaves at most one torn line, the last, which is cut off when the file is opened again.
+While it is open, the file is locked against a second run.
+
+Files of attnlens 0.1.0 have no checksums. They are read, and gone on with: a file whose first line has none may have
+others without (`unchecked` counts them), and what is added to it has one.
 
 >>> with Records("out/records.jsonl", {"model": "pocket/llava"}) as records:
 ...     if ("none", "test/small/read/7") not in records:
@@ -14,29 +18,47 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+import re
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from attnlens import files
 from attnlens.errors import AttnLensError
 
 Key = tuple[str, ...]
+Shape = Callable[[Key, Any], str | None]
+"""What is wrong with a record of that key and data, in words; None where nothing is."""
+
+_CHECKSUM = re.compile(rb', "crc32": "[0-9a-f]{8}"}')
+_TAIL = len(b', "crc32": "00000000"}')
+_LONGEST = 2**20  # bytes of the settings, which take some hundred
+_UNCHECKED = ({"settings"}, {"key", "data"})
+"""The fields of lines without a checksum."""
 
 
 class Records:
     """Records by key (a tuple of strings), in the order in which they were added. Data is whatever JSON can hold."""
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], settings: Mapping[str, Any], shape: Shape = lambda key, data: None
+    ) -> None:
         """Opens the file, or makes it, and its folder, where it is missing.
 
-        Raises AttnLensError when it cannot be written, is damaged, is in use, or belongs to a run of other settings.
+        Raises AttnLensError when it cannot be written, is damaged, is in use, or belongs to a run of other settings;
+        and, with the line's number, for a record that does not have the `shape` it should have.
         """
-        self.path = Path(path).expanduser()
+        self.path = files.expanded(path)
+        self.unchecked = 0
+        self._shape = shape
         self._found: dict[Key, Any] = {}
         header = _line({"settings": dict(settings)}, "The settings")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                files.opened(self.path).close()  # a pipe or a device holds no records
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - it stays open: see close
         except OSError as error:
             raise AttnLensError(
@@ -117,43 +139,50 @@ class Records:
 
     def _load(self, header: bytes) -> None:
         self._file.seek(0)
-        content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if not whole:
-            if not header.startswith(content):
-                raise AttnLensError(self._not_ours())
+        *lines, rest = self._file.read().split(b"\n")
+        if not lines:
+            if not header.startswith(rest):
+                raise AttnLensError(_not_ours(self.path))
             self._file.truncate(0)
             self._append(header)
             return
-        first, *lines = whole.splitlines()
+        first, legacy = _settings(self.path, lines[0])
         self._check_settings(first, json.loads(header)["settings"])
-        for number, line in enumerate(lines, start=2):
-            key, data = self._parsed(number, line)
-            if key in self._found:
-                raise AttnLensError(
-                    f"Line {number} of {str(self.path)!r} is a second record {key!r}. Delete it, and start again."
-                )
+        for number, line in enumerate(lines[1:], start=2):
+            key, data = self._parsed(number, line, legacy)
             self._found[key] = data
-        self._file.truncate(len(whole))
+        if _has_more_than_a_line(rest):
+            raise self._damaged(len(lines) + 1, rest)
+        self._file.truncate(sum(len(line) + 1 for line in lines))
 
-    def _parsed(self, number: int, line: bytes) -> tuple[Key, Any]:
+    def _parsed(self, number: int, line: bytes, legacy: bool) -> tuple[Key, Any]:
         try:
-            record = json.loads(line)
+            record, checked = _content(line)
             key, data = tuple(record["key"]), record["data"]
-            if all(isinstance(part, str) for part in key):
-                return key, data
         except (ValueError, TypeError, KeyError):
-            pass
-        raise AttnLensError(
-            f"Line {number} of {str(self.path)!r} is damaged: {line[:60]!r}. Expected one record as JSON. Delete that "
-            "line, and what it held is done again."
+            raise self._damaged(number, line) from None
+        if key in self._found:
+            raise AttnLensError(
+                f"Line {number} of {str(self.path)!r} is a second record {key!r}. Delete it, and start again."
+            )
+        if not (checked or legacy) or not all(isinstance(part, str) for part in key):
+            raise self._damaged(number, line)
+        wrong = self._shape(key, data)
+        if wrong is not None:
+            raise AttnLensError(
+                f"Line {number} of {str(self.path)!r}, the record {key!r}, is not as it should be: {wrong}. Delete "
+                "that line, and what it held is done again."
+            )
+        self.unchecked += not checked
+        return key, data
+
+    def _damaged(self, number: int, line: bytes) -> AttnLensError:
+        return AttnLensError(
+            f"Line {number} of {str(self.path)!r} is damaged: {line[:60]!r}. Expected one record as JSON, with the "
+            "checksum that it was written with. Delete that line, and what it held is done again."
         )
 
-    def _check_settings(self, line: bytes, wanted: dict[str, Any]) -> None:
-        try:
-            there = dict(json.loads(line)["settings"])
-        except (ValueError, TypeError, KeyError):
-            raise AttnLensError(self._not_ours()) from None
+    def _check_settings(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
         names = [name for name in there | wanted if _shown(there, name) != _shown(wanted, name)]
         if names:
             differences = "; ".join(
@@ -164,16 +193,63 @@ class Records:
                 "delete that file."
             )
 
-    def _not_ours(self) -> str:
-        return (
-            f"{str(self.path)!r} does not begin with the settings of a run, so it is no file of records, or a damaged "
-            "one. Choose another folder, or delete that file."
-        )
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings of the run whose records the file at `path` holds. Raises AttnLensError where it holds none."""
+    try:
+        with files.opened(path) as file:
+            line = file.readline(_LONGEST)
+    except OSError as error:
+        raise AttnLensError(f"The records {str(path)!r} cannot be read: {error.strerror}.") from None
+    if not line.endswith(b"\n"):
+        raise AttnLensError(_not_ours(path))
+    return _settings(path, line[:-1])[0]
+
+
+def _settings(path: Path, line: bytes) -> tuple[dict[str, Any], bool]:
+    """What the first line of the file says, and whether it has no checksum."""
+    try:
+        content, checked = _content(line)
+        return dict(content["settings"]), not checked
+    except (ValueError, TypeError, KeyError):
+        raise AttnLensError(_not_ours(path)) from None
+
+
+def _not_ours(path: Path) -> str:
+    return (
+        f"{str(path)!r} does not begin with the settings of a run, so it is no file of records, or a damaged one. "
+        "Choose another folder, or delete that file."
+    )
+
+
+def _content(line: bytes) -> tuple[dict[str, Any], bool]:
+    """What a line says, and whether it has a checksum. Raises ValueError, also for a wrong one."""
+    checked = _CHECKSUM.fullmatch(line[-_TAIL:]) is not None
+    if checked and line != _checked(line[:-_TAIL] + b"}"):
+        raise ValueError("the checksum is another")
+    try:
+        content = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(content, dict) or (not checked and set(content) not in _UNCHECKED):
+        raise ValueError("it is not what a run writes")
+    return content, checked
+
+
+def _has_more_than_a_line(rest: bytes) -> bool:
+    """Whether `rest`, which has no line end, goes on behind a whole line. No run that is killed leaves that."""
+    ends = [found.end() for found in _CHECKSUM.finditer(rest) if found.end() < len(rest)]
+    return any(rest[:end] == _checked(rest[: end - _TAIL] + b"}") for end in ends)
+
+
+def _checked(line: bytes) -> bytes:
+    """`line`, a JSON object, with its checksum as one more field."""
+    return line[:-1] + b', "crc32": "%08x"}' % zlib.crc32(line)
 
 
 def _line(content: dict[str, Any], what: str) -> bytes:
     try:
-        return json.dumps(content, allow_nan=False).encode() + b"\n"
+        return _checked(json.dumps(content, allow_nan=False).encode()) + b"\n"
     except (TypeError, ValueError) as error:
         raise AttnLensError(f"{what} cannot be written as JSON: {error}. Expected plain, finite values.") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attnlens import show
+from attnlens import files, show
 from attnlens.errors import AttnLensError
 from attnlens.evaluate import tables
 from attnlens.evaluate.claims import claims
@@ -38,8 +38,10 @@ def write(out: Path) -> Path:
     pictures = _pictures(out, models, numbers)
     target = out / "report.md"
     try:
-        (out / "report.json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        target.write_text(markdown(numbers, pictures), encoding="utf-8")
+        with files.replacing(out / "report.json") as part:
+            part.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        with files.replacing(target) as part:
+            part.write_text(markdown(numbers, pictures), encoding="utf-8")
     except OSError as error:
         raise AttnLensError(f"The report cannot be written to {str(out)!r}: {error.strerror}.") from None
     return target
@@ -48,7 +50,7 @@ def write(out: Path) -> Path:
 def read(path: Path) -> Numbers:
     """The numbers of a report.json. Raises AttnLensError where it is none."""
     try:
-        numbers = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        numbers = files.read_json(files.expanded(path))
     except OSError as error:
         raise AttnLensError(f"The report {str(path)!r} cannot be read: {error.strerror}.") from None
     except ValueError:

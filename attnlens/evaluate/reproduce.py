@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from attnlens import files
 from attnlens.errors import AttnLensError
 from attnlens.evaluate.plan import Plan
 
@@ -49,7 +51,8 @@ def run(models: Sequence[str], out: Path, plan: Plan, *, version: str, jobs: int
             progress(*messages.get())
 
     try:
-        pending: set[Future[None]] = {pool.submit(_measure, name, paths[name], plan, version) for name in models}
+        with _no_interrupt():
+            pending: set[Future[None]] = {pool.submit(_measure, name, paths[name], plan, version) for name in models}
         while pending:
             finished, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
             drain()
@@ -65,10 +68,27 @@ def run(models: Sequence[str], out: Path, plan: Plan, *, version: str, jobs: int
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended, and never reaches a process that is started in it.
+
+    A worker takes over which signals are held back from the process that starts it. Otherwise Ctrl-C, which goes to
+    all of them, would end it with a traceback while it imports, before it can say that it leaves Ctrl-C to its parent.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def label(model: str) -> str:
     """A model's name in the report: that of its folder, for a folder, since the path is the machine's business."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.is_dir() else model
+    path = files.expanded(model)
+    return path.resolve().name if os.path.isdir(path) else model
 
 
 def record_paths(models: Sequence[str], out: Path) -> Mapping[str, Path]:
@@ -84,7 +104,7 @@ def record_paths(models: Sequence[str], out: Path) -> Mapping[str, Path]:
 
 def writable(out: Path) -> Path:
     """`out`, made where missing, once it is sure that files can be written there. Raises AttnLensError."""
-    folder = out.expanduser()
+    folder = files.expanded(out)
     probe = folder / "records" / f".writable-{os.getpid()}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +147,7 @@ def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
 
     from attnlens.evaluate.measure import measure, settings
     from attnlens.evaluate.records import Records
+    from attnlens.evaluate.shapes import shape_of
     from attnlens.lens import load
 
     messages, stop = _channel
@@ -140,7 +161,8 @@ def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
     logging.disable_progress_bar()
     try:
         lens = load(model)
-        with Records(path, settings(lens, label(model), version, plan.split)) as records:
+        about = settings(lens, label(model), version, plan.split)
+        with Records(path, about, shape_of(about)) as records:
             measure(lens, plan, records, tick)
     except Stopped:
         return

@@ -8,7 +8,7 @@ Attention ratios have the second interval alone, as low and high.
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ from attnlens.evaluate.conditions import (
     vicrop,
 )  # fmt: skip
 from attnlens.evaluate.plan import HIGH, SEARCHED, SIZES, TASKS
-from attnlens.evaluate.records import Key, Records
+from attnlens.evaluate.records import Key, Records, settings_of
 from attnlens.evaluate.scoring import Interval, bootstrap, fresh
+from attnlens.evaluate.shapes import shape_of, wrong_settings
 from attnlens.recipes.library import HIGH_RESOLUTION_TILE
 
 BINS = (*SIZES, HIGH)
@@ -43,6 +44,8 @@ READ = "read"
 DIGITS = 2
 
 Numbers = dict[str, Any]
+
+_log = logging.getLogger("attnlens")
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,25 @@ class Measured:
 
 def read(out: Path) -> list[Measured]:
     """Every model that OUT/records has, by name. Raises AttnLensError where there is none, or a file is damaged."""
-    found = []
+    found, unchecked = [], []
     for path in sorted((out / "records").glob("*.jsonl")):
-        try:
-            with open(path, encoding="utf-8") as file:
-                settings = dict(json.loads(file.readline())["settings"])
-        except (OSError, ValueError, TypeError, KeyError):
+        settings = settings_of(path)
+        wrong = wrong_settings(settings)
+        if wrong is not None:
             raise AttnLensError(
-                f"{str(path)!r} does not begin with the settings of a run. Delete it, and measure that model again."
-            ) from None
-        with Records(path, settings) as records:
+                f"Line 1 of {str(path)!r}, the settings of the run, is not as it should be: {wrong} Delete that file, "
+                "and measure that model again."
+            )
+        with Records(path, settings, shape_of(settings)) as records:
             found.append(Measured(settings, records.all()))
+            if records.unchecked:
+                unchecked.append(f"{records.unchecked} of {path.name}")
+    if unchecked:
+        _log.warning(
+            "Records without checksums, as attnlens 0.1.0 wrote them: %s. They are used as they stand; a damaged "
+            "character in them may go unseen.",
+            ", ".join(unchecked),
+        )
     if not any(one.records for one in found):
         raise AttnLensError(f"{str(out)!r} holds no records to report on. Run `attnlens reproduce {out}` first.")
     return sorted((one for one in found if one.records), key=lambda one: one.name)
@@ -271,7 +282,8 @@ def _cost(one: Measured, bin_name: str, condition: str) -> Numbers | None:
     costs = [record["cost"] for record in one.answers(condition, [bin_name]).values()]
     if not costs:
         return None
-    return {field: _rounded(float(np.mean([cost[field] for cost in costs]))) for field in sorted(costs[0])}
+    fields = sorted({field for cost in costs for field in cost})
+    return {field: _rounded(float(np.mean([cost.get(field, 0) for cost in costs]))) for field in fields}
 
 
 def _seconds(one: Measured, bin_name: str, condition: str) -> float | None:

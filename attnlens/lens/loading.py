@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from attnlens import adapters, pocket, versions
+from attnlens import adapters, files, pocket, versions
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens.broken import check_runs
@@ -49,7 +49,7 @@ def load(
         if processor is None:
             raise AttnLensError("model= came without processor=. Give the processor that belongs to the model, too.")
         return Lens(placed(model, device, dtype), processor, _spec(adapter, model.config))
-    source, by_default = str(name), "auto"
+    source, by_default = str(files.expanded(name)) if str(name).startswith("~") else str(name), "auto"
     if source.startswith("pocket/"):
         source, by_default = str(pocket.path(source.removeprefix("pocket/"))), "float32"
     precision = _dtype(dtype) if isinstance(dtype, str) and dtype != "auto" else dtype or by_default

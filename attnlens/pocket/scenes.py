@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, quoted
+from attnlens.geometry import is_whole
 from attnlens.pocket import scenery, signs
 from attnlens.pocket.scenery import SPLITS, Background
 from attnlens.pocket.signs import COLOURS, Box, Sign
@@ -44,6 +45,9 @@ BINS = {
 
 TASKS = ("read", "colour", "exists", "larger", "left", "describe")
 """Kinds of question."""
+
+SEEDS = 10**18
+"""Scenes of a split, a size and a kind of question."""
 
 ASPECTS = (0.5, 2.0)
 EDGES = (256, 2048)
@@ -126,7 +130,7 @@ def scene(
     `target_area` is the relative area of the sign that is asked about (of one of the two that are compared); without
     it, its side is drawn like that of the other signs, log-uniformly. Raises AttnLensError for what it cannot draw.
     """
-    _check(split, task)
+    _check(seed, split, task)
     if target_area is not None and not 0 < target_area <= 0.5:
         raise AttnLensError(f"target_area must be in (0, 0.5], not {target_area!r}")
     width, height = (size, size) if isinstance(size, int) else size
@@ -141,7 +145,7 @@ def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") 
     These are the scenes of the small-detail benchmark: rectangles of 256 to 2048 pixels, the target's area drawn
     uniformly from its bin. `task` says what is asked (`TASKS`).
     """
-    _check(split, task)
+    _check(seed, split, task)
     if bin_name not in BINS:
         raise AttnLensError(f"bin must be one of {', '.join(BINS)}, not {bin_name!r}")
     chosen = BINS[bin_name]
@@ -161,7 +165,9 @@ def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") 
     return _scene(stream, side**2 / pixels, (width, height), split, task)
 
 
-def _check(split: str, task: str) -> None:
+def _check(seed: int, split: str, task: str) -> None:
+    if not is_whole(seed) or not 0 <= seed < SEEDS:
+        raise AttnLensError(f"seed must be a whole number from 0 and below 10**18, not {quoted(seed)}")
     if split not in SPLITS:
         raise AttnLensError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if task not in TASKS:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from attnlens import answers, boxes, maps
+from attnlens import answers, boxes, files, maps
 from attnlens.errors import AttnLensError
 from attnlens.recipes import entropy, focus, hide, zoomeye
 from attnlens.recipes.external import clip, sam, yolo
@@ -167,7 +167,7 @@ def named(recipe: str | Path | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if str(recipe).endswith((".yaml", ".yml")):
-        return from_file(Path(recipe))
+        return from_file(files.expanded(recipe))
     return _find(str(recipe))[0]
 
 

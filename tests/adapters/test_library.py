@@ -1,13 +1,15 @@
 """Claims about where adapters are found, and about files that are not adapters."""
 
 import importlib.metadata
+import math
 import os
 import types
 from pathlib import Path
 
 import pytest
 
-from attnlens.adapters import AdapterSpec, available, find, for_model_type, library
+from attnlens.adapters import AdapterSpec, available, find, for_model_type, library, safeyaml
+from attnlens.adapters.strict import FromConfig
 from attnlens.errors import AttnLensError
 
 PLAIN = "model_types: [my_model]\ngrid: {kind: square}\n"
@@ -208,6 +210,13 @@ BAD_FILES = {
     "a huge integer": (f"model_types: {'9' * 5000}\n", "not valid YAML"),
     "a control character": ("model_types: [\x07]\n", "not valid YAML"),
     "its own name": (PLAIN + "name: other\n", "file's stem"),
+    "an integer in base sixty": ("model_types: 1" + ":59" * 4000 + "\n", "expected a list"),
+    "a float in base sixty": (
+        "model_types: [x]\ngrid: {kind: square}\ndefaults: {layers: 1" + ":59" * 4000 + ".5}",
+        "int",
+    ),
+    "a private name": (PLAIN + "image_token_id: {config: __class__.__init__}\n", "text that matches"),
+    "a private part": (PLAIN + "image_token_id: {config: text_config._internal}\n", "text that matches"),
     "a list as a key": ("? [a, b]\n: c\n", "not valid YAML"),
 }
 
@@ -241,3 +250,42 @@ def test_a_missing_file_a_folder_a_pipe_and_a_symlink_loop_are_refused(tmp_path)
     assert "not a regular file" in message_of(lambda: find(tmp_path / "pipe.yaml"))
     assert "cannot be read" in message_of(lambda: find(tmp_path / "loop.yaml"))
     assert "folder.yaml" in message_of(lambda: find(tmp_path / "folder.yaml"))
+
+
+def test_a_file_that_cannot_be_read_does_not_stand_in_the_way_of_other_adapters(tmp_path, monkeypatch, caplog):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"model_types: [caf\xe9]\n")
+    (tmp_path / "folder.yaml").mkdir()
+    write(
+        tmp_path,
+        "sixty.yaml",
+        "model_types: [other]\ngrid: {kind: square}\ndefaults: {window: 1" + ":59" * 4000 + ".5}\n",
+    )
+    write(tmp_path, "broken.yaml", "model_types: [other\n")
+    monkeypatch.setenv("ATTNLENS_ADAPTERS", str(tmp_path))
+    assert for_model_type("llava").name == "llava"
+    assert all(name in caplog.text for name in ("pipe.yaml", "latin.yaml", "folder.yaml"))
+    assert "No adapter handles" in message_of(lambda: for_model_type("unheard_of"))
+    assert "broken.yaml, line 2" in message_of(lambda: for_model_type("other"))  # it may be about just that model
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1:30", "1:30"), ("190:20:30.15", "190:20:30.15"), ("010", "010"), ("0x1F", "0x1F"), ("1_000", "1_000"),
+        ("17", 17), ("-3", -3), ("+4", 4), ("0", 0), ("1.5", 1.5), ("1e3", 1000.0), (".5", 0.5), ("-.inf", -math.inf),
+        ("true", True), ("~", None), ("1.2.3", "1.2.3"), ("", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_those_of_json_and_yaml_1_2(tmp_path, text, value):
+    path = write(tmp_path, "one.yaml", f"key: {text}\n")
+    found = safeyaml.load(path)["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("path", ["to_dict", "model_type.upper", "nothing", "text_config.nothing", "text_config"])
+def test_a_path_that_leads_to_no_setting_of_the_config_is_refused(path):
+    config = types.SimpleNamespace(model_type="x", to_dict=dict, text_config=types.SimpleNamespace(size=7))
+    assert FromConfig(config="text_config.size").resolve(config) == 7
+    assert "in the adapter's YAML" in message_of(lambda: FromConfig(config=path).resolve(config))

@@ -1,6 +1,7 @@
 """Claims about `attnlens data`: what it writes, what it says of a file, and that help needs nothing heavy."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -112,3 +113,37 @@ def test_help_loads_nothing_heavy():
         "sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("count", [10**9, 10**30])
+def test_make_refuses_a_number_of_scenes_that_nothing_holds(tmp_path, count):
+    done = run("make", tmp_path / "data.json", "--count", count)
+    assert done.exit_code != 0
+    assert isinstance(done.exception, AttnLensError)
+    assert "at most 100000" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["pipe", "zero"])
+def test_show_refuses_a_pipe_and_an_endless_device(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    done = run("show", tmp_path / "pipe" if name == "pipe" else "/dev/zero")
+    assert isinstance(done.exception, AttnLensError)
+    assert "not a regular file" in str(done.exception)
+
+
+def test_show_prints_names_and_not_what_they_would_do_to_a_terminal(tmp_path):
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    entry = {
+        "id": 1,
+        "question": "?",
+        "labels": ["x"],
+        "image_path": "a.png",
+        "group": "\x1b[2Jred\x9b1m",
+        "task": "[bold]",
+    }
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([entry]))
+    shown = run("show", path).stdout
+    assert r"\x1b[2Jred\x9b1m" in shown
+    assert "[bold]" in shown
+    assert not set(shown) & set("\x1b\x9b")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,22 @@ def lines(path):
     return path.read_bytes().split(b"\n")
 
 
+def said(line):
+    """What a line says, once its checksum is seen to be that of the rest."""
+    content = json.loads(line)
+    checksum = content.pop("crc32")
+    assert int(checksum, 16) == zlib.crc32(json.dumps(content).encode())
+    return content
+
+
+def legacy(path, *records, settings=SETTINGS):
+    """A file as attnlens 0.1.0 wrote it."""
+    content = [{"settings": settings}, *({"key": key, "data": data} for key, data in records)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in content))
+    return path
+
+
 def test_records_are_there_again_when_the_file_is_opened_again(tmp_path):
     path = tmp_path / "new" / "records.jsonl"
     with Records(path, SETTINGS) as records:
@@ -58,7 +75,7 @@ def test_records_are_there_again_when_the_file_is_opened_again(tmp_path):
         assert records.get(("a", "1"))["box"] == [1, 2]
         assert records.get(("b",)) is None
         records.add(("b",), 3)
-    assert [json.loads(line) for line in lines(path)[:-1]][2:] == [
+    assert [said(line) for line in lines(path)[:-1]][2:] == [
         {"key": ["a", "2"], "data": None},
         {"key": ["b"], "data": 3},
     ]
@@ -67,7 +84,7 @@ def test_records_are_there_again_when_the_file_is_opened_again(tmp_path):
 def test_a_record_is_in_the_file_as_soon_as_it_is_added(tmp_path):
     with Records(tmp_path / "r.jsonl", SETTINGS) as records:
         records.add(("a",), 1)
-        assert json.loads(lines(tmp_path / "r.jsonl")[1]) == {"key": ["a"], "data": 1}
+        assert said(lines(tmp_path / "r.jsonl")[1]) == {"key": ["a"], "data": 1}
 
 
 def test_wherever_a_file_is_torn_whole_records_are_kept_and_the_rest_is_done_again(tmp_path):
@@ -88,25 +105,26 @@ def test_wherever_a_file_is_torn_whole_records_are_kept_and_the_rest_is_done_aga
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_run_killed_again_and_again_loses_no_record_and_writes_none_twice(tmp_path):
-    path, total = tmp_path / "r.jsonl", 400
+@pytest.mark.parametrize(("kills", "total"), [(4, 400), pytest.param(20, 2000, marks=pytest.mark.slow)])
+def test_a_run_killed_again_and_again_loses_no_record_and_writes_none_twice(tmp_path, kills, total):
+    path = tmp_path / "r.jsonl"
     command = [sys.executable, "-c", WORKER, str(total), str(path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     chance = random.Random(5)
-    said: list[int] = []  # what the workers said they had written
-    for _ in range(4):
+    told: list[int] = []  # what the workers said they had written
+    for _ in range(kills):
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as worker:
-            said.append(int(worker.stdout.readline()))
-            time.sleep(chance.uniform(0, 0.05))
+            told.append(int(worker.stdout.readline()))
+            time.sleep(chance.uniform(0, 0.03))
             worker.kill()
-            said.extend(int(line) for line in worker.stdout.read().splitlines(keepends=True) if line.endswith("\n"))
+            told.extend(int(line) for line in worker.stdout.read().splitlines(keepends=True) if line.endswith("\n"))
         assert worker.returncode == -signal.SIGKILL
         there = {json.loads(line)["data"]["number"] for line in lines(path)[1:-1]}
-        assert set(said) <= there
+        assert set(told) <= there
         assert len(there) < total
     last = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    said.extend(map(int, last.stdout.split()))
-    assert len(set(said)) == len(said)
+    told.extend(map(int, last.stdout.split()))
+    assert len(set(told)) == len(told)
     assert [json.loads(line)["data"]["number"] for line in lines(path)[1:-1]] == list(range(total))
     with Records(path, {"run": 1}) as records:
         assert all(data["text"] == "x" * (data["number"] * 37 % 5000) for data in records.all().values())
@@ -123,7 +141,7 @@ def test_another_run_at_the_same_time_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "words"),
     [
         (SETTINGS | {"model": "mine"}, 'model: "pocket/llava" there, "mine" now'),
         (SETTINGS | {"seeds": (0, 20)}, "seeds: [0, 10] there, [0, 20] now"),
@@ -131,14 +149,14 @@ def test_another_run_at_the_same_time_is_refused(tmp_path):
         ({"model": "pocket/llava", "seeds": [0, 10]}, "version: 1 there, not set now"),
     ],
 )
-def test_other_settings_are_refused_by_name_and_leave_the_file(tmp_path, changed, said):
+def test_other_settings_are_refused_by_name_and_leave_the_file(tmp_path, changed, words):
     path = tmp_path / "r.jsonl"
     with Records(path, SETTINGS) as records:
         records.add(("a",), 1)
     before = path.read_bytes()
     with pytest.raises(AttnLensError, match="another folder, or delete") as caught:
         Records(path, changed)
-    assert said in str(caught.value)
+    assert words in str(caught.value)
     assert path.read_bytes() == before
 
 
@@ -174,6 +192,68 @@ def test_a_second_record_of_a_key_is_refused(tmp_path):
     path.write_bytes(path.read_bytes() + b'{"key": ["a", "b"], "data": 2}\n')
     with pytest.raises(AttnLensError, match="Line 3 .* second record"):
         Records(path, SETTINGS)
+
+
+def flips(whole, bits):
+    """`whole` with one of its bytes changed: those bits of each byte, and each byte to a line end of either kind."""
+    for place, byte in enumerate(whole):
+        for other in {*(byte ^ 1 << bit for bit in bits), *b"\n\r"} - {byte}:
+            yield whole[:place] + bytes([other]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("bits", [(5,), pytest.param(range(8), marks=pytest.mark.slow)], ids=["one", "all"])
+def test_every_changed_byte_is_named_and_the_file_is_left(tmp_path, bits):
+    path = tmp_path / "r.jsonl"
+    with Records(path, SETTINGS) as records:
+        records.add(("answer", "é/1"), {"right": True, "boxes": [[1, 2.5, 3, 4]], "holds": None, "text": ' "x": 1}'})
+        records.add(("answer", "é/2"), {"right": False, "boxes": []})
+    whole = path.read_bytes()
+    found = list(flips(whole, bits))
+    assert len(found) > (len(bits) + 1) * len(whole)
+    for damaged in found:
+        path.write_bytes(damaged)
+        with pytest.raises(AttnLensError, match=r"r\.jsonl"):
+            Records(path, SETTINGS).close()
+        assert path.read_bytes() == damaged
+
+
+def test_a_file_without_checksums_is_read_counted_and_gone_on_with(tmp_path):
+    path = legacy(tmp_path / "r.jsonl", (("a",), 1), (("b",), {"x": [1.5, None]}))
+    before = path.read_bytes()
+    with Records(path, SETTINGS) as records:
+        assert records.unchecked == 2
+        records.add(("c",), 3)
+        after = path.read_bytes()
+    assert after.startswith(before)
+    assert said(after[len(before) :]) == {"key": ["c"], "data": 3}
+    with Records(path, SETTINGS) as records:
+        assert records.all() == {("a",): 1, ("b",): {"x": [1.5, None]}, ("c",): 3}
+        assert records.unchecked == 2
+    for damaged in flips(after[len(before) :], (0,)):
+        path.write_bytes(before + damaged)
+        with pytest.raises(AttnLensError, match="Line [45] "):
+            Records(path, SETTINGS).close()
+
+
+def test_a_line_without_a_checksum_in_a_file_with_them_is_refused(tmp_path):
+    path = tmp_path / "r.jsonl"
+    Records(path, SETTINGS).close()
+    path.write_bytes(path.read_bytes() + b'{"key": ["a"], "data": 1}\n')
+    with pytest.raises(AttnLensError, match="Line 2 .*checksum"):
+        Records(path, SETTINGS)
+
+
+def test_a_record_of_another_shape_is_named_with_its_line_and_what_is_wrong(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with Records(path, SETTINGS) as records:
+        records.add(("a",), 1)
+        records.add(("b",), "two")
+
+    def numbers_only(key, data):
+        return None if isinstance(data, int) else f"{data!r} is no number"
+
+    with pytest.raises(AttnLensError, match=r"Line 3 .*\('b',\).*'two' is no number.*Delete that line"):
+        Records(path, SETTINGS, numbers_only)
 
 
 @pytest.mark.parametrize("content", [b"a letter to a friend", b"two\nlines\n", b'{"no": "settings"}\n', b"[]\n"])

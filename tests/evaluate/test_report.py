@@ -338,3 +338,84 @@ def test_a_folder_without_records_and_a_damaged_file_are_told(tmp_path: Path) ->
     (tmp_path / "records" / "broken.jsonl").write_text("not json\n")
     with pytest.raises(AttnLensError, match="broken.jsonl"):
         report.write(tmp_path)
+
+
+def legacy(out: Path, key: list[str], data: Any, **settings: Any) -> None:
+    """A file without checksums, as attnlens 0.1.0 wrote it, with one record."""
+    path = out / "records" / "m.jsonl"
+    path.parent.mkdir(parents=True)
+    lines = [{"settings": {"model": "m", **SETTINGS, **settings}}, {"key": key, "data": data}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+ANSWER = answer("small", "none", True)
+ANSWER_KEY = ["answer", "report/small/read/0", "none"]
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "words"),
+    [
+        (ANSWER_KEY, {("rhght" if k == "right" else k): v for k, v in ANSWER.items()}, "right: missing"),
+        (ANSWER_KEY, ANSWER | {"right": 1}, "right: found 1, expected true or false"),
+        (ANSWER_KEY, ANSWER | {"bin": "smbll"}, "bin: found 'smbll'"),
+        (ANSWER_KEY, ANSWER | {"seconds": "1"}, "seconds"),
+        (ANSWER_KEY, ANSWER | {"cost": {"prefilms": 1}}, "cost.prefilms"),
+        (ANSWER_KEY, ANSWER | {"boxes": [[1, 2, 3]]}, "boxes.0"),
+        (ANSWER_KEY, [ANSWER], "a mapping"),
+        (["answer", "report/small/read/0"], ANSWER, "its key"),
+        (["anywer", *ANSWER_KEY[1:]], ANSWER, "its key"),
+        ([], ANSWER, "its key"),
+        (
+            ["ratios", "e"],
+            {"bin": "small", "task": "read", "right": True, "ratios": [[1.0, 2.0]]},
+            "2 lists of 3 numbers",
+        ),
+        (["ranking", "9"], {"examples": 9, "layer": "0", "connector_layer": 1, "ratio": 2.0}, "layer: found '0'"),
+        (["picture", "e"], {"image_path": "a.png"}, "question: missing"),
+    ],
+)
+def test_a_record_of_another_shape_is_named_by_file_and_line(
+    tmp_path: Path, key: list[str], data: Any, words: str
+) -> None:
+    legacy(tmp_path, key, data)
+    with pytest.raises(AttnLensError, match=r"Line 2 of .*m\.jsonl") as caught:
+        tables.read(tmp_path)
+    assert words in str(caught.value)
+
+
+def test_settings_of_another_shape_are_named_by_file_and_line(tmp_path: Path) -> None:
+    legacy(tmp_path, ANSWER_KEY, ANSWER, layers="all")
+    with pytest.raises(AttnLensError, match=r"Line 1 of .*m\.jsonl.*layers: found 'all'"):
+        tables.read(tmp_path)
+
+
+def test_records_without_checksums_are_reported_on_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    legacy(tmp_path, ANSWER_KEY, ANSWER)
+    (found,) = tables.read(tmp_path)
+    assert found.records == {tuple(ANSWER_KEY): ANSWER}
+    (said,) = caplog.messages
+    assert "1 of m.jsonl" in said
+    caplog.clear()
+    write(tmp_path / "new")
+    tables.read(tmp_path / "new")
+    assert not caplog.messages
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    report.write(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    whole = Path.write_text
+
+    def torn(path: Path, text: str, **options: Any) -> int:
+        whole(path, text[: len(text) // 2], **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", torn)
+    with pytest.raises(KeyboardInterrupt):
+        report.write(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

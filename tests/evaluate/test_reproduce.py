@@ -416,6 +416,41 @@ def test_a_run_that_is_killed_half_way_and_started_again_loses_nothing_and_repea
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 3.0])
+def test_ctrl_c_while_a_worker_starts_prints_no_traceback_of_it(tmp_path: Path, seconds: float) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        RUN.replace("    reproduce.run(", "    print('starts', flush=True)\n    reproduce.run(")
+        + "    print('was not stopped')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tiny.save("llava", tmp_path / "tiny")), str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        process.stdout.readline()
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        said, errors = process.communicate(timeout=300)
+    assert "was not stopped" not in said
+    assert errors.count("Traceback") == 1, errors  # that of the script itself
+    assert errors.strip().endswith("KeyboardInterrupt")
+    ends_by_itself(process.pid)
+
+
+def test_a_process_that_is_started_in_the_block_never_sees_ctrl_c() -> None:
+    code = (
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\nprint('went on')"
+    )
+    with reproduce._no_interrupt():
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert child.stdout.strip() == "went on", child.stderr
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "KeyboardInterrupt" in child.stderr
+
+
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     names, nothing = [str(tmp_path / "empty")], lambda *_: None

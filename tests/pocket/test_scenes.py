@@ -175,3 +175,11 @@ def test_bad_arguments_are_told_what_is_expected(bad):
 def test_scenes_need_no_torch():
     code = "import sys, attnlens.pocket; attnlens.pocket.scenes.scene(0); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 10**18, 10**5000, 1.5, None, "7"], ids=lambda seed: type(seed).__name__)
+def test_a_seed_is_a_whole_number_below_a_bound(seed):
+    for make in (lambda: scenes.scene(seed), lambda: scenes.sized(seed, "small")):
+        with pytest.raises(AttnLensError, match="seed must be a whole number"):
+            make()
+    assert scenes.sized(10**18 - 1, "small").labels
