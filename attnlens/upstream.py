@@ -359,3 +359,10 @@ def rotated(query: Any, key: Any, cosines: Any, sines: Any) -> tuple[Any, Any]:
 
     query, key = apply_rotary_pos_emb_vision(query, key, cosines, sines)
     return query, key
+
+
+def chat_template_environment() -> Any:
+    """The Jinja environment of chat templates, with transformers' own filters and functions, to render as it does."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template("").environment
