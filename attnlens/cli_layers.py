@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
+from attnlens.cli_options import DEFAULT_MODEL, Adapter, Device, Dtype, Model, loaded, loads_a_model
 from attnlens.cli_output import print_json
 from attnlens.errors import AttnLensError
 
@@ -35,8 +35,9 @@ MOST_HEADS = 20
 """In the table; --json has all."""
 
 
+@loads_a_model
 def layers(
-    model: Model = "pocket/llava",
+    model: Model = None,
     data: Annotated[
         str,
         typer.Option(
@@ -69,6 +70,8 @@ def layers(
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Rank a model's layers by how much they look at the answer, on questions whose answer has a box.
 
@@ -93,8 +96,9 @@ def layers(
 
         charts.available()
     examples, source = _examples(data, count)
+    model = model or DEFAULT_MODEL
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-        lens = loaded(model, adapter, device, dtype)
+        lens = loaded(model, adapter, device, dtype, **options)
         ranking = _ranked(lens, examples, heads, answers)
         if picture is not None:
             show.save(_chart(ranking, model), picture)

@@ -391,7 +391,9 @@ def stated_adapter(name: str, **hub: Any) -> dict[str, Any] | None:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AttnLensError(f"{path} cannot be read: {first_line(error)}. Expected the settings of an adapter.") from error
+        raise AttnLensError(
+            f"{path} cannot be read: {first_line(error)}. Expected the settings of an adapter."
+        ) from error
     if not isinstance(found, dict):
         raise AttnLensError(f"{path} holds a {type(found).__name__}; expected the settings of an adapter, a mapping.")
     return found

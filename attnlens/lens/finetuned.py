@@ -35,7 +35,7 @@ def adapter_of(name: str, **hub: Any) -> Adapter | None:
             f"base_model_name_or_path {base!r}; expected a kind such as 'LORA' and the base model's name or folder. "
             f"Write them into {FILE}."
         )
-    if importlib.util.find_spec("peft") is None:
+    if not _is_there("peft"):
         raise AttnLensError(
             f"{name!r} holds an adapter of the kind {kind} for {base!r} ({FILE}), which takes peft to load: "
             "pip install 'attnlens[peft]'."
@@ -65,9 +65,16 @@ def with_adapter(model: Any, name: str, adapter: Adapter, allow_missing: bool, h
         ) from error
     if found.unexpected_keys:
         raise AttnLensError(
-            f"The {adapter.kind} adapter in {name!r} has {len(found.unexpected_keys)} weights that {adapter.base!r} has "
-            f"no place for, such as {found.unexpected_keys[0]}: it is of another model. Correct "
+            f"The {adapter.kind} adapter in {name!r} has {len(found.unexpected_keys)} weights that {adapter.base!r} "
+            f"has no place for, such as {found.unexpected_keys[0]}: it is of another model. Correct "
             f"base_model_name_or_path in {FILE}."
         )
     check_loaded(name, found.missing_keys, allow_missing)
     return inner.eval()
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # somebody has hidden it
+        return False

@@ -49,8 +49,8 @@ def check_adapters(model: Any) -> None:
         if getattr(one, "is_prompt_learning", False):
             kind = str(getattr(one, "peft_type", "prompt tuning")).rsplit(".", 1)[-1]
             raise AttnLensError(
-                f"{type(model).__name__} has an adapter of the kind {kind}, which puts virtual tokens before the prompt: "
-                "where those look, or are looked at, attnlens cannot tell. LoRA and others that change the model's own "
+                f"{type(model).__name__} has an adapter of the kind {kind}, which puts virtual tokens before the "
+                "prompt: where those look, or are looked at, attnlens cannot tell. LoRA and others that change the model's own "
                 "modules are read. Or hand over model.get_base_model(), the model without the adapter."
             )
 
@@ -67,8 +67,8 @@ def check_model(model: Any) -> None:
         )
     if any(getattr(one, "_compiled_call_impl", None) is not None for one in model.modules()):
         raise AttnLensError(
-            f"{type(model).__name__} was compiled in place (model.compile()): what runs inside it cannot be seen. Hand it "
-            "over before that; what torch.compile(model) returns can be handed over, too."
+            f"{type(model).__name__} was compiled in place (model.compile()): what runs inside it cannot be seen. Hand "
+            "it over before that; what torch.compile(model) returns can be handed over, too."
         )
     parameters = list(model.parameters())
     if parameters and all(one.is_meta for one in parameters) and not hasattr(model, "hf_device_map"):

@@ -36,7 +36,7 @@ def load_processor(name_or_folder: str | os.PathLike[str], **kwargs: Any) -> Any
     name = os.fspath(name_or_folder)
     try:
         processor = AutoProcessor.from_pretrained(name, **kwargs)
-    except Exception as error:  # files that anybody made, read by code of every processor's own
+    except Exception as error:  # noqa: BLE001 - files that anybody made, read by code of every processor's own
         processor = _load_image_only(name, kwargs, error)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise AttnLensError(

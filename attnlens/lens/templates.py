@@ -32,7 +32,19 @@ MAX_BITS = 4096
 """Of a whole number."""
 
 _CALL = 100  # what calling costs, in steps
-_MULTIPLYING = {"batch", "center", "expandtabs", "format", "indent", "join", "ljust", "replace", "rjust", "slice", "zfill"}
+_MULTIPLYING = {
+    "batch",
+    "center",
+    "expandtabs",
+    "format",
+    "indent",
+    "join",
+    "ljust",
+    "replace",
+    "rjust",
+    "slice",
+    "zfill",
+}
 _SQUARING = {"sum", "tojson"}  # with further arguments: lists added up, indentation
 _REFUSED = ("lipsum", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")  # no prompt needs them
 _WIDE = re.compile(r"\d{4,}|\{[^{}]*\{|%[-+ #0-9.]*\*")  # in a format: widths that make gigabytes
@@ -61,8 +73,8 @@ def prompt(processor: Any, messages: list[dict[str, Any]]) -> str:
     except Exception as error:  # a template is a program, and may fail in any way
         why = f"no template is named {error}" if isinstance(error, KeyError) else first_line(error)
         raise AttnLensError(
-            f"The chat template of {type(processor).__name__} cannot be used: {why}. Set processor.chat_template to one "
-            "that takes a user's message of images and a text, or write the prompt into an adapter: prompt: "
+            f"The chat template of {type(processor).__name__} cannot be used: {why}. Set processor.chat_template to "
+            "one that takes a user's message of images and a text, or write the prompt into an adapter: prompt: "
             "{template: '... {images}{question} ...'}."
         ) from error
 
@@ -143,7 +155,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         sizes = _size(left), _size(right)
         if operator == "*":
-            factors = [abs(one) if isinstance(one, int) else size for one, size in zip((left, right), sizes, strict=True)]
+            factors = [
+                abs(one) if isinstance(one, int) else size for one, size in zip((left, right), sizes, strict=True)
+            ]
             if not all(isinstance(one, int | float) for one in (left, right)):
                 _spend(factors[0] * factors[1])
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -156,7 +170,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         _size(made)
         return made
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         name = getattr(__obj, "__name__", "")
         _pay_call(name, getattr(__obj, "__self__", None), [*args, *kwargs.values()])
         if name == "strftime_now":

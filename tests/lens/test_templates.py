@@ -28,14 +28,16 @@ ORDINARY = [
     "{% for c in messages[0].content %}{{ part(c) }}{{ loop.index }}/{{ loop.length }}{% endfor %}",
     "{% set ns = namespace(n=0, seen=[]) %}{% for c in messages[0].content %}{% set ns.n = ns.n + 1 %}"
     "{% set ns.seen = ns.seen + [c.type] %}{% endfor %}{{ ns.n }} {{ ns.seen | join(', ') }} {{ ns.seen | tojson }}",
-    "{{ messages | tojson(indent=2) }}{{ messages[0].content | selectattr('type', 'equalto', 'text') | list | length }}",
+    "{{ messages | tojson(indent=2) }}"
+    "{{ messages[0].content | selectattr('type', 'equalto', 'text') | list | length }}",
     "{{ messages[0].content[-1].text.split(' ')[1:] | map('upper') | list }} {{ '%05.1f|%s' % (2.5, [1]) }}",
     "{{ '{:>8}|{}'.format('a', 3) }}{{ 'ab' * 3 }}{{ 2 ** 10 }}{{ 7 // 2 }}{{ 'x' | center(9) }}{{ -(3) % 2 }}",
     "{% for i in range(3) recursive %}{{ i }}{% if i == 2 %}{{ loop([0, 1]) }}{% endif %}{% endfor %}",
     "{% call(x) f() %}{{ x }}{% endcall %}{% macro f() %}{{ caller(1) }}{% endmacro %}",
     "{% macro f() %}[{{ caller(1) }}]{% endmacro %}{% call(x) f() %}{{ x }}{% endcall %}",
     "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ tools is none }}{{ nothing is defined }}",
-    "{% if messages[0].role == 'user' and add_generation_prompt %}{{ eos_token }}{% endif %}{{ nothing }}{{ nothing == 1 }}",
+    "{% if messages[0].role == 'user' and add_generation_prompt %}{{ eos_token }}{% endif %}"
+    "{{ nothing }}{{ nothing == 1 }}",
     "{% generation %}{{ messages[0].role }}{% endgeneration %}{% set a, b = 1, 2 %}{{ a < b <= 2 }}{{ (1, 'x') }}",
     "{% for i in range(9) %}{% if i > 3 %}{% break %}{% endif %}{{ i }}{% else %}none{% endfor %}{{ [3, 1] | sort }}",
     "{{ raise_exception('System role not supported') }}",
@@ -48,7 +50,7 @@ ORDINARY = [
 def outcome(render: Any) -> Any:
     try:
         return render()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - what is raised is compared
         return type(error), str(error)
 
 
@@ -81,8 +83,10 @@ HOSTILE = {
     "doubling by +": "{% set ns = namespace(x='x') %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "doubling by writing": "{% set ns = namespace(x='x') %}{% for a in range(99) %}"
     "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
-    "doubling by %": "{% set ns = namespace(x='x') %}{% for a in range(99) %}{% set ns.x = '%s%s' % (ns.x, ns.x) %}{% endfor %}",
-    "nesting": "{% set ns = namespace(x=[1]) %}{% for a in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "doubling by %": "{% set ns = namespace(x='x') %}{% for a in range(99) %}"
+    "{% set ns.x = '%s%s' % (ns.x, ns.x) %}{% endfor %}",
+    "nesting": "{% set ns = namespace(x=[1]) %}{% for a in range(99) %}"
+    "{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
     "nested namespaces": "{% set ns = namespace(x=1) %}{% for a in range(99) %}"
     "{% set ns.x = namespace(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
     "a replacement": "{% set x = 'x' * 100000 %}{{ x | replace('x', x) }}",
@@ -130,7 +134,15 @@ def test_a_template_that_takes_too_much_is_refused_in_bounded_time_and_memory(pr
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ raise_exception('System role not supported') }}", "{% if %}", "{{ 1 / 0 }}", "{{ messages.x.y }}", [], {"x": "y"}, 7],
+    [
+        "{{ raise_exception('System role not supported') }}",
+        "{% if %}",
+        "{{ 1 / 0 }}",
+        "{{ messages.x.y }}",
+        [],
+        {"x": "y"},
+        7,
+    ],
 )
 def test_a_template_that_fails_is_one_error_that_names_it(template: Any) -> None:
     model, processor = tiny.build("llava", layers=1)
@@ -143,9 +155,23 @@ PIECES = st.sampled_from(
     [
         *("{% for i in range(99999) %}", "{% endfor %}", "{% set x = x ~ x %}", "{% set x = 'ab' * 9999 %}", "{{ x }}"),
         *("{{ messages }}", "{% if x %}", "{% endif %}", "{{ x * 99999 }}", "{{ x | replace('a', x) }}", "text ", "{#"),
-        *("{{ x | join(x) }}", "{% macro f() %}", "{% endmacro %}", "{{ f() }}", "{% set x = [x, x] %}", "{{ x | list }}"),
+        *(
+            "{{ x | join(x) }}",
+            "{% macro f() %}",
+            "{% endmacro %}",
+            "{{ f() }}",
+            "{% set x = [x, x] %}",
+            "{{ x | list }}",
+        ),
         *("{{ x[::-1] }}", "{% if x in x %}", "{{ '%99999d' % 5 }}", "{{ x | tojson(indent=9999) }}", "{% block b %}"),
-        *("{% endblock %}", "{{ self.b() }}", "{{ 9 ** 9 ** 9 }}", "{{ x | sort | list }}", "{{ x | center(9 ** 9) }}", "%}"),
+        *(
+            "{% endblock %}",
+            "{{ self.b() }}",
+            "{{ 9 ** 9 ** 9 }}",
+            "{{ x | sort | list }}",
+            "{{ x | center(9 ** 9) }}",
+            "%}",
+        ),
     ]
 )
 
@@ -155,7 +181,7 @@ def tried(pieces: list[str]) -> None:
     began = time.process_time()
     try:
         text = templates.render("".join(pieces), variables)
-    except Exception:  # whatever it is, the prompter says it in one sentence: see above
+    except Exception:  # noqa: BLE001 - whatever it is, it is said in one sentence: see above
         text = ""
     assert len(text) <= templates.BUDGET
     assert time.process_time() - began < 30
