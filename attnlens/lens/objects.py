@@ -50,8 +50,8 @@ def check_adapters(model: Any) -> None:
             kind = str(getattr(one, "peft_type", "prompt tuning")).rsplit(".", 1)[-1]
             raise AttnLensError(
                 f"{type(model).__name__} has an adapter of the kind {kind}, which puts virtual tokens before the "
-                "prompt: where those look, or are looked at, attnlens cannot tell. LoRA and others that change the model's own "
-                "modules are read. Or hand over model.get_base_model(), the model without the adapter."
+                "prompt: where those look, or are looked at, attnlens cannot tell. LoRA and others that change the "
+                "model's own modules are read. Or hand over model.get_base_model(), the model without the adapter."
             )
 
 
