@@ -120,7 +120,9 @@ HOSTILE: dict[str, Callable[[Path], Any]] = {
     "a template that does not end": lambda folder: (folder / "chat_template.jinja").write_text(
         "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
     ),
-    "a program for a config": lambda folder: config_of(folder, auto_map={"AutoConfig": "code.Config"}, model_type="new"),
+    "a program for a config": lambda folder: config_of(
+        folder, auto_map={"AutoConfig": "code.Config"}, model_type="new"
+    ),
 }
 
 
