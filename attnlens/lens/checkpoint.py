@@ -63,8 +63,11 @@ def check_size(config: Any, folder: Path, trust_remote_code: bool = False) -> No
     held = sum(path.stat().st_size for path in _files(folder, _WEIGHTS))
     if held == 0:
         return  # in a folder of transformers' own making, or nowhere, which it tells itself
-    with torch.device("meta"):
-        empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # noqa: BLE001 - from_pretrained makes the same model, and what it says is told
+        return
     described = sum(parameter.numel() for parameter in empty.parameters())
     if described > MOST_PER_BYTE * held:
         raise AttnLensError(
@@ -124,8 +127,11 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.suffix in suffixes and path.is_file())
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.suffix in suffixes and path.is_file()]
+    except OSError as error:
+        raise AttnLensError(f"The folder {str(folder)!r} cannot be read: {error.strerror or error}.") from None
 
 
 def _numbers(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, int]]:

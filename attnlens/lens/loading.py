@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from attnlens import adapters, pocket, upstream, versions
+from attnlens.adapters.library import CONFIG_KEY, facts, from_config
 from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens import finetuned
@@ -94,7 +95,7 @@ def _loaded(
     tuned = finetuned.adapter_of(source, **hub)
     base, base_hub = source, hub
     if tuned is not None:
-        base, by_default = _source(tuned.base)
+        base, _ = _source(tuned.base)
         base_hub = {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
         base_hub |= {} if tuned.revision is None else {"revision": tuned.revision}
         _check_folder(base)
@@ -121,7 +122,7 @@ def _loaded(
         **others,
     )
     if own is not None and adapter is None:
-        model.config.attnlens = adapters.facts(spec)  # which save_pretrained writes, unlike the file
+        setattr(model.config, CONFIG_KEY, facts(spec))  # which save_pretrained writes, unlike the file
     if tuned is not None:
         model = finetuned.with_adapter(model, source, tuned, allow_missing, hub)
     return Lens(placed(model, device), processor, spec)
@@ -174,8 +175,8 @@ def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
     its type."""
     if adapter is not None:
         return adapters.find(adapter)
-    if (kept := getattr(config, adapters.CONFIG_KEY, None)) is not None:
-        return adapters.from_config(kept)
+    if (kept := getattr(config, CONFIG_KEY, None)) is not None:
+        return from_config(kept)
     try:
         return adapters.for_model_type(config.model_type)
     except AttnLensError:

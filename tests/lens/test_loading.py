@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import attnlens
 from attnlens import adapters
+from attnlens.adapters.library import CONFIG_KEY, from_config
 from attnlens.errors import AttnLensError
 from attnlens.upstream import attention_implementation
 from tests import tiny
@@ -172,16 +173,16 @@ def test_a_saved_model_keeps_what_its_folders_own_adapter_said(tmp_path: Path) -
 @pytest.mark.parametrize("name", attnlens.pocket.names())
 def test_a_bundled_models_config_says_what_its_adapter_says(name: str) -> None:
     folder = attnlens.pocket.path(name)
-    kept = json.loads((folder / "config.json").read_text())[adapters.CONFIG_KEY]
+    kept = json.loads((folder / "config.json").read_text())[CONFIG_KEY]
     spec = adapters.find(folder / "attnlens.yaml")
-    assert adapters.from_config(kept).model_copy(update={"name": spec.name}) == spec
+    assert from_config(kept).model_copy(update={"name": spec.name}) == spec
 
 
 @pytest.mark.parametrize("kept", [[], 3, {}, {"grid": {"kind": "novel"}}, {"model_types": ["llava"], "name": "x"}])
 def test_what_a_config_keeps_of_an_adapter_is_not_believed(tmp_path: Path, kept: Any) -> None:
     folder = tiny.save("llava", tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {adapters.CONFIG_KEY: kept}))
+    (folder / "config.json").write_text(json.dumps(config | {CONFIG_KEY: kept}))
     with pytest.raises(AttnLensError, match="'attnlens' in the model's config"):
         attnlens.load(folder)
 
