@@ -71,8 +71,8 @@ def check_size(config: Any, folder: Path, trust_remote_code: bool = False) -> No
     described = sum(parameter.numel() for parameter in empty.parameters())
     if described > MOST_PER_BYTE * held:
         raise AttnLensError(
-            f"The config of {str(folder)!r} describes a model of {described:,} weights, and its files have {held:,} "
-            "bytes: they do not belong together. Correct config.json, or get the model's folder again."
+            f"The model {str(folder)!r} could not be loaded: its config describes {described:,} weights, and its files "
+            f"have {held:,} bytes. One of them is damaged, or of another model: get the folder again."
         )
 
 

@@ -191,7 +191,11 @@ def test_options_are_those_of_from_pretrained(tmp_path: Path) -> None:
     folder = tiny.save("llava", tmp_path)
     lens = attnlens.load(folder, attn_implementation="eager", device_map={"": "cpu"})
     assert attention_implementation(lens.model.config) == "eager"
-    assert lens.model.hf_device_map == {"": torch.device("cpu")} or lens.model.hf_device_map == {"": "cpu"}
+    offloaded = attnlens.load(
+        folder, device_map={"model": "cpu", "lm_head": "disk"}, offload_folder=str(tmp_path / "offloaded")
+    )
+    assert set(offloaded.model.hf_device_map.values()) == {"cpu", "disk"}
+    assert (rows(offloaded.model, offloaded.processor) == rows(lens.model, lens.processor)).all()
 
 
 def test_options_of_the_hub_go_to_config_processor_and_weights_alike(tmp_path: Path, monkeypatch: Any) -> None:
