@@ -195,7 +195,7 @@ def test_options_are_those_of_from_pretrained(tmp_path: Path) -> None:
         folder, device_map={"model": "cpu", "lm_head": "disk"}, offload_folder=str(tmp_path / "offloaded")
     )
     assert set(offloaded.model.hf_device_map.values()) == {"cpu", "disk"}
-    assert (rows(offloaded.model, offloaded.processor) == rows(lens.model, lens.processor)).all()
+    assert abs(rows(offloaded.model, offloaded.processor) - rows(lens.model, lens.processor)).max() < 1e-5
 
 
 def test_options_of_the_hub_go_to_config_processor_and_weights_alike(tmp_path: Path, monkeypatch: Any) -> None:
