@@ -86,7 +86,7 @@ def load_weights(name: str, *, allow_missing: bool, **options: Any) -> Any:
     model, found = AutoModelForImageTextToText.from_pretrained(
         name, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    check_loaded(name, found["missing_keys"], allow_missing)
+    _check_missing(name, found["missing_keys"], allow_missing)
     others = [f"{key} {tuple(here)}, not {tuple(wanted)}" for key, here, wanted in sorted(found["mismatched_keys"])]
     if others:
         said = f"The checkpoint {name!r} has {len(others)} of the model's weights in another shape: {_listed(others)}."
@@ -107,7 +107,7 @@ def load_weights(name: str, *, allow_missing: bool, **options: Any) -> Any:
     return model.eval()
 
 
-def check_loaded(name: str, missing: Iterable[str], allowed: bool) -> None:
+def _check_missing(name: str, missing: Iterable[str], allowed: bool) -> None:
     """Raises AttnLensError, or warns where it is `allowed`, when weights are missing from a checkpoint."""
     names = sorted(missing)
     if not names:

@@ -32,14 +32,11 @@ def _inside(model: Any) -> Any:
         return wrapped
     if type(model).__name__ == "OptimizedModule":  # whose module is slow to import
         return model._orig_mod
-    if not isinstance(model, nn.Module):
-        return None
-    if callable(getattr(model, "get_base_model", None)):  # peft's, without importing it
+    wraps = isinstance(model, nn.Module)  # peft's, without importing it
+    if wraps and callable(getattr(model, "get_base_model", None)):
         check_adapters(model)
         return model.get_base_model()
-    if type(model).__name__ == "PeftMixedModel":
-        return model.base_model.model
-    return None
+    return model.base_model.model if wraps and type(model).__name__ == "PeftMixedModel" else None
 
 
 def check_adapters(model: Any) -> None:

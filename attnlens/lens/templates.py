@@ -309,7 +309,7 @@ def _paid_step(steps: int) -> nodes.Output:
     return nodes.Output([_filtered(nodes.Const(steps), "attnlens_steps")])
 
 
-def _filtered(node: nodes.Expr, name: str, *args: Any) -> nodes.Filter:
+def _filtered(node: Any, name: str, *args: Any) -> nodes.Filter:
     return nodes.Filter(node, name, [nodes.Const(one) for one in args], [], None, None, lineno=node.lineno or 1)
 
 

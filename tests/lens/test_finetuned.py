@@ -81,11 +81,29 @@ def test_an_adapter_that_lacks_weights_or_has_others_is_refused_by_name(peft: An
     gone = next(key for key in some if "layers.1" in key)
     del some[gone]
     save_file(some, path)
-    with pytest.raises(AttnLensError, match="lacks 1 of"):
+    with pytest.raises(AttnLensError, match=f"LORA adapter.*lacks weights: 1 of.*{gone.split('.lora_')[0]}"):
+        attnlens.load(tmp_path / "adapter")
+    save_file({"other": torch.zeros(1)}, path)
+    with pytest.raises(AttnLensError, match="LORA adapter"):
         attnlens.load(tmp_path / "adapter")
     save_file(whole | {"base_model.model.novel.lora_A.weight": torch.zeros(4, 4)}, path)
-    with pytest.raises(AttnLensError, match="no place for, such as .*novel"):
+    with pytest.raises(AttnLensError, match="no place for: 1 of .*novel"):
         attnlens.load(tmp_path / "adapter")
+
+
+def test_layers_that_a_lora_has_no_weights_for_change_nothing_and_are_warned_of(
+    peft: Any, tmp_path: Path, caplog: Any
+) -> None:
+    whole, processor = saved(peft, "llava", tmp_path)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({key: one for key, one in load_file(path).items() if "language_model.layers.1" in key}, path)
+    found = rows(attnlens.load(tmp_path / "adapter"))
+    assert "lacks" in caplog.text
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            if ".lora_B." in name and "language_model.layers.1" not in name:
+                parameter.zero_()
+    assert abs(found - rows(attnlens.load(model=whole.eval(), processor=processor))).max() < 1e-5
 
 
 @pytest.mark.parametrize("change", [{"base_model_name_or_path": None}, {"peft_type": 7}, {"target_modules": ["novel"]}])
