@@ -22,6 +22,7 @@ from attnlens.lens.processors import load_processor
 ADAPTER_FILE = "attnlens.yaml"  # a model folder may bring its own adapter under this name
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Those of `from_pretrained` that say where files are: they go to config, processor and weights alike."""
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _OURS = ("config", "output_loading_info", "state_dict")  # what `load` itself says to from_pretrained
 
 
@@ -93,22 +94,15 @@ def _loaded(
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     _check_folder(source)
     tuned = finetuned.adapter_of(source, **hub)
-    base, base_hub = source, hub
-    if tuned is not None:
-        base, _ = _source(tuned.base)
-        base_hub = {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
-        base_hub |= {} if tuned.revision is None else {"revision": tuned.revision}
-        _check_folder(base)
+    base, base_hub = (source, hub) if tuned is None else _base_of(tuned, hub)
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, **base_hub)
     check_runs(config.model_type)  # before its weights are loaded
     own = next((path for one in (source, base) if (path := Path(one) / ADAPTER_FILE).is_file()), None)
     spec = _spec(adapter or own, config)
     if processor is None:
-        whole = tuned is None or any(
-            upstream.has_file(source, file, **hub) for file in ("preprocessor_config.json", "processor_config.json")
-        )
-        where, of_it = (source, hub) if whole else (base, base_hub)
-        processor = load_processor(where, trust_remote_code=trust_remote_code, **of_it)
+        brings_one = any(upstream.has_file(source, file, **hub) for file in _PROCESSOR_FILES)
+        where, there = (source, hub) if tuned is None or brings_one else (base, base_hub)
+        processor = load_processor(where, trust_remote_code=trust_remote_code, **there)
     check_processor(processor)
     if Path(base).is_dir() and not allow_missing:
         check_size(config, Path(base), trust_remote_code)
@@ -133,6 +127,14 @@ def _source(name: str) -> tuple[str, str]:
     if name.startswith("pocket/"):
         return str(pocket.path(name.removeprefix("pocket/"))), "float32"
     return name, "auto"
+
+
+def _base_of(tuned: finetuned.Adapter, hub: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where the base model of an adapter is, and the options of the hub for it."""
+    base, _ = _source(tuned.base)
+    _check_folder(base)
+    same = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+    return base, same if tuned.revision is None else same | {"revision": tuned.revision}
 
 
 def _check_folder(source: str) -> None:
