@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("plot", "dev", "docs")  # those that the Makefile installs
+EXTRAS = ("plot", "peft", "dev", "docs")  # those that the Makefile installs
 HEADER = "# Made by `make lock`, which installs attnlens[dev,docs] into a fresh environment; do not edit."
 NOT_OURS = {"attnlens", "pip"}
 

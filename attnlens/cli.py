@@ -33,6 +33,8 @@ from attnlens.cli_options import (
     QuestionArgument,
     layer_option,
     loaded,
+    loads_a_model,
+    named,
 )
 from attnlens.cli_output import finite, numbers, peak_of, plain, print_answer, print_json, print_peaks, quietly, status
 from attnlens.cli_reproduce import reproduce
@@ -148,10 +150,11 @@ app.command()(ask)
 
 
 @app.command()
+@loads_a_model
 def look(
     image: ImageArgument,
     question: QuestionArgument,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     adapter: Adapter = None,
     layer: Layer = None,
     device: Device = None,
@@ -160,6 +163,8 @@ def look(
         "out/look.png"
     ),
     as_json: Json = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Show where a model looks when it is asked a question: three maps side by side, and a strip of its layers.
 
@@ -173,12 +178,13 @@ def look(
     from attnlens.images import open_image
 
     target = show.writable(save)
-    options = layer_option(layer)
+    reads = layer_option(layer)
     picture = open_image(image)
+    model = named(model)
     with quietly():
-        lens = loaded(model, adapter, device, dtype)
+        lens = loaded(model, adapter, device, dtype, **options)
         with status("Looking"):
-            found, strip = _maps(lens, picture, question, options)
+            found, strip = _maps(lens, picture, question, reads)
         show.save(show.look_figure(picture, found, strip), target)
     peaks = {name: peak_of(importance) for name, importance in found.items()}
     if as_json:

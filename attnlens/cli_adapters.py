@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from attnlens.cli_options import Adapter, Device
+from attnlens.cli_options import Adapter, Device, loads_a_model
 from attnlens.cli_output import plain, print_json, short_path, status
 from attnlens.errors import AttnLensError
 
@@ -94,6 +94,7 @@ def print_table(
 
 
 @app.command("check")
+@loads_a_model
 def check_adapter(
     model: Annotated[
         str | None,
@@ -118,6 +119,8 @@ def check_adapter(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
     ] = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Prove that an adapter is true of a model; the exit code is 1 where anything is not.
 
@@ -133,8 +136,10 @@ def check_adapter(
     """
     if every != (model is None) or (every and not tiny):
         raise AttnLensError("Name one MODEL to check, or give --tiny --all for every model type.")
+    if tiny and options:
+        raise AttnLensError(f"A tiny model is made, not loaded: with --tiny there is no use for {', '.join(options)}.")
     if model is not None:
-        reports = [_one(model, adapter, tiny, device, trust_remote_code)]
+        reports = [_one(model, adapter, tiny, device, trust_remote_code, options)]
     else:
         reports = _every(adapter, jobs)
     if as_json:
@@ -193,7 +198,14 @@ def draft_adapter(
         raise typer.Exit(1)
 
 
-def _one(model: str, adapter: str | None, tiny: bool, device: str | None, trust_remote_code: bool) -> Report:
+def _one(
+    model: str,
+    adapter: str | None,
+    tiny: bool,
+    device: str | None,
+    trust_remote_code: bool,
+    options: dict[str, Any],
+) -> Report:
     with status(f"Checking {model}"):
         from transformers import logging
 
@@ -202,7 +214,7 @@ def _one(model: str, adapter: str | None, tiny: bool, device: str | None, trust_
         logging.disable_progress_bar()
         if tiny:
             return check_tiny(model, adapter)
-        return check_model(model, adapter, device=device, trust_remote_code=trust_remote_code)
+        return check_model(model, adapter, device=device, trust_remote_code=trust_remote_code, **options)
 
 
 def _every(adapter: str | None, jobs: int) -> list[Report]:

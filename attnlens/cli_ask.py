@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from attnlens.cli_options import (
-    DEFAULT_MODEL,
     Adapter,
     Device,
     Dtype,
@@ -23,6 +22,8 @@ from attnlens.cli_options import (
     QuestionArgument,
     layer_option,
     loaded,
+    loads_a_model,
+    named,
 )
 from attnlens.cli_output import plain, print_answer, print_json, quietly, regions, status
 from attnlens.errors import AttnLensError
@@ -44,6 +45,7 @@ def _probability(value: float | None) -> float | None:
     return value
 
 
+@loads_a_model
 def ask(
     image: ImageArgument,
     question: QuestionArgument,
@@ -62,7 +64,7 @@ def ask(
             "--frames", min=1, metavar="N", help="Of an animated IMAGE (GIF, WebP, PNG, TIFF), read N frames, not one."
         ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +118,8 @@ def ask(
         Path | None, typer.Option("--save", "-o", metavar="FILE", help="Picture of image, map, crop and answers.")
     ] = None,
     as_json: Json = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Answer a question about an image, looking twice: once at the whole, once at the crop that matters.
 
@@ -135,14 +139,15 @@ def ask(
     from attnlens import show
 
     picture = show.writable(save) if save is not None else None
-    corners, options = _corners(box), {**_looking_for(target, count), **layer_option(layer)}
+    corners, asks = _corners(box), {**_looking_for(target, count), **layer_option(layer)}
     names, images = _pictures(image, frames, also or [])
     chosen = recipe if recipe is not None else "rel-att" if corners is None else "human"
-    _check(chosen, options)
-    options |= {} if gate is None else {"gate": gate}
+    _check(chosen, asks)
+    asks |= {} if gate is None else {"gate": gate}
+    model = named(model)
     with quietly():
-        lens = loaded(model, adapter, device, dtype)
-        result = asked(lens, images, question, chosen, max_new_tokens=max_new_tokens, box=corners, **options)
+        lens = loaded(model, adapter, device, dtype, **options)
+        result = asked(lens, images, question, chosen, max_new_tokens=max_new_tokens, box=corners, **asks)
         if picture is not None:
             result.save(picture)
     if not as_json:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from attnlens.cli_options import Adapter, Device, Dtype, Model, loaded
+from attnlens.cli_options import DEFAULT_MODEL, Adapter, Device, Dtype, Model, loaded, loads_a_model
 from attnlens.cli_output import plain, print_json
 from attnlens.errors import AttnLensError
 
@@ -34,8 +34,9 @@ MOST_HEADS = 20
 """In the table; --json has all."""
 
 
+@loads_a_model
 def layers(
-    model: Model = "pocket/llava",
+    model: Model = None,
     data: Annotated[
         str,
         typer.Option(
@@ -68,6 +69,8 @@ def layers(
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Rank a model's layers by how much they look at the answer, on questions whose answer has a box.
 
@@ -92,8 +95,9 @@ def layers(
 
         charts.available()
     examples, source = _examples(data, count)
+    model = model or DEFAULT_MODEL
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-        lens = loaded(model, adapter, device, dtype)
+        lens = loaded(model, adapter, device, dtype, **options)
         ranking = _ranked(lens, examples, heads, answers)
         if picture is not None:
             show.save(_chart(ranking, model), picture)

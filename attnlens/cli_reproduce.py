@@ -11,11 +11,13 @@ from rich.console import Console
 
 import attnlens
 from attnlens import files
+from attnlens.cli_options import loads_a_model
 from attnlens.cli_output import plain, status
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of records, report and pictures.")]
 
 
+@loads_a_model
 def reproduce(
     out: Out = Path("out/reproduce"),
     model: Annotated[
@@ -49,6 +51,8 @@ def reproduce(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Make the report again from the records; measure nothing.")
     ] = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Repeat the paper's measurements on the bundled models, and write one report with tables and pictures.
 
@@ -76,7 +80,7 @@ def reproduce(
         models = model or [f"pocket/{name}" for name in pocket.names()]
         chosen = plan.AGAIN if again is not None else plan.QUICK if quick else plan.FULL
         folder = reproduce.writable(out)
-        _run(models, folder, chosen if count is None else chosen.scaled(count), jobs or os.cpu_count() or 1)
+        _run(models, folder, chosen if count is None else chosen.scaled(count), jobs or os.cpu_count() or 1, options)
     with status("Writing the report"):
         target = report.write(files.expanded(out))
         found = None if reported is None else agreement.compared(reported, report.read(target.with_suffix(".json")))
@@ -87,7 +91,7 @@ def reproduce(
     typer.echo(plain(str(target)).plain)
 
 
-def _run(models: list[str], out: Path, plan: Any, jobs: int) -> None:
+def _run(models: list[str], out: Path, plan: Any, jobs: int, options: dict[str, Any]) -> None:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -114,7 +118,9 @@ def _run(models: list[str], out: Path, plan: Any, jobs: int) -> None:
                     total = sum(int(task.total or 0) for task in known)
                     bars.update(whole, completed=sum(int(task.completed) for task in known), total=total)
 
-            reproduce.run(models, out, plan, version=attnlens.__version__, jobs=jobs, progress=progress)
+            reproduce.run(
+                models, out, plan, version=attnlens.__version__, jobs=jobs, progress=progress, options=options
+            )
     except KeyboardInterrupt:
         again = "Stopped. Every answer so far is recorded; the same command goes on from here."
         console.print(plain(again, style="yellow"), soft_wrap=True)

@@ -25,7 +25,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from attnlens.errors import AttnLensError
+from attnlens.errors import AttnLensError, first_line
 
 __all__ = [
     "CacheLayerMixin",  # what every layer of a KV cache is, to annotate it
@@ -298,6 +298,14 @@ def image_text_types() -> list[str]:
     return list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
+@functools.cache
+def text_types() -> frozenset[str]:
+    """Every model type whose models generate text from text alone."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - frozenset(image_text_types())
+
+
 def processor_names() -> Mapping[str, str]:
     """The processor's class of each model type by name, also where that class cannot be imported here."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -398,3 +406,43 @@ def rotated(query: Any, key: Any, cosines: Any, sines: Any) -> tuple[Any, Any]:
 
     query, key = apply_rotary_pos_emb_vision(query, key, cosines, sines)
     return query, key
+
+
+def chat_template_environment() -> Any:
+    """The Jinja environment of chat templates, with transformers' own filters and functions, to render as it does."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template("").environment
+
+
+def has_file(name: str, file: str, **hub: Any) -> bool:
+    """Whether a model's folder or repository (its cache, where there is no network) holds a file of that name."""
+    return _stored(name, file, **hub) is not None
+
+
+def stated_adapter(name: str, **hub: Any) -> dict[str, Any] | None:
+    """What adapter_config.json says, where a folder or repository is peft's, not a model's own; else None."""
+    import json
+
+    path = _stored(name, "adapter_config.json", **hub)
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AttnLensError(
+            f"{path} cannot be read: {first_line(error)}. Expected the settings of an adapter."
+        ) from error
+    if not isinstance(found, dict):
+        raise AttnLensError(f"{path} holds a {type(found).__name__}; expected the settings of an adapter, a mapping.")
+    return found
+
+
+def _stored(name: str, file: str, **hub: Any) -> str | None:
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        path = Path(name, hub.get("subfolder") or "", file)
+        return str(path) if path.is_file() else None
+    quiet = ("gated_repo", "missing_entries", "connection_errors")
+    return cached_file(name, file, **{f"_raise_exceptions_for_{what}": False for what in quiet}, **hub)

@@ -41,12 +41,12 @@ def test_every_dependency_has_a_lower_bound(requirement):
     assert [one.operator for one in requirement.specifier].count(">=") == 1
 
 
-@pytest.mark.parametrize("requirement", requirements("plot", "dev", "docs"), ids=str)
+@pytest.mark.parametrize("requirement", requirements("plot", "peft", "dev", "docs"), ids=str)
 def test_the_oldest_lock_pins_exactly_the_lower_bound(requirement):
     assert pinned(OLDEST)[canonicalize_name(requirement.name)] == floor(requirement)
 
 
-@pytest.mark.parametrize("requirement", requirements("plot", "dev", "docs"), ids=str)
+@pytest.mark.parametrize("requirement", requirements("plot", "peft", "dev", "docs"), ids=str)
 def test_the_lock_pins_a_version_that_is_allowed(requirement):
     assert requirement.specifier.contains(pinned(NEWEST)[canonicalize_name(requirement.name)])
 

@@ -98,7 +98,12 @@ EXPORTED_YET_PRIVATE = {name for name in dir(transformers) if re.fullmatch(r"\w+
     "get_video_processor_dict",
 }
 SYS_MODULES = ("sys", "modules")
-NOT_TRANSFORMERS = {"_exit", "_replace"}  # of os, and of named tuples
+NOT_TRANSFORMERS = {"_exit", "_replace"} | {  # of os, of named tuples, and of nnsight, torch and jinja2
+    "_module",
+    "_orig_mod",
+    "_compiled_call_impl",
+    "_Namespace__attrs",
+}
 
 
 def private_uses(source: str) -> Iterator[str]:

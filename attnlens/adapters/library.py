@@ -26,6 +26,8 @@ from attnlens.errors import AttnLensError
 ENVIRONMENT = "ATTNLENS_ADAPTERS"
 ENTRY_POINTS = "attnlens.adapters"
 SUFFIXES = (".yaml", ".yml")
+CONFIG_KEY = "attnlens"
+"""In a model's config.json: the adapter of the folder that the model was loaded from."""
 
 _log = logging.getLogger("attnlens")
 
@@ -94,10 +96,27 @@ def read(path: Path) -> AdapterSpec:
         )
     if "name" in data:
         raise AttnLensError(f"{path}: name: leave it out; an adapter's name is its file's stem, here {path.stem!r}.")
+    return _validated(data, path.stem, str(path))
+
+
+def facts(spec: AdapterSpec) -> dict[str, Any]:
+    """What an adapter says, as plain data for a model's config, which keeps it when the model is saved."""
+    return spec.model_dump(mode="json", exclude={"name"}, exclude_unset=True)
+
+
+def from_config(kept: Any) -> AdapterSpec:
+    """The adapter that a model's config keeps, validated as one in a file. Raises AttnLensError."""
+    where = f"The key {CONFIG_KEY!r} in the model's config"
+    if not isinstance(kept, Mapping) or "name" in kept:
+        raise AttnLensError(f"{where} should hold an adapter, a mapping without a name. Take it out of config.json.")
+    return _validated(kept, CONFIG_KEY, where)
+
+
+def _validated(data: Mapping[str, Any], name: str, where: str) -> AdapterSpec:
     try:
-        return AdapterSpec.from_mapping({**data, "name": path.stem})
+        return AdapterSpec.from_mapping({**data, "name": name})
     except ValidationError as error:
-        raise AttnLensError(f"{path}: {explain(error, AdapterSpec)}") from None
+        raise AttnLensError(f"{where}: {explain(error, AdapterSpec)}") from None
 
 
 def _is_path(text: str) -> bool:

@@ -77,13 +77,16 @@ def check_model(
     device: str | None = None,
     dtype: str = "float32",
     trust_remote_code: bool = False,
+    **options: Any,
 ) -> Report:
     """The checks on a checkpoint: a bundled model, a folder or a Hugging Face id, with its own processor.
+
+    Further options are those of `attnlens.load`.
 
     In float32 whatever the checkpoint's own `dtype`: with less precision two ways to compute the same differ by more
     than the checks allow.
     """
-    lens = load(name, adapter=adapter, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    lens = load(name, adapter=adapter, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **options)
     return _report(lens.spec, lens.model.config.model_type, lambda: lens)
 
 

@@ -30,11 +30,20 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """A worker was told to stop; everything it measured is recorded."""
 
 
-def run(models: Sequence[str], out: Path, plan: Plan, *, version: str, jobs: int, progress: Progress) -> None:
+def run(
+    models: Sequence[str],
+    out: Path,
+    plan: Plan,
+    *,
+    version: str,
+    jobs: int,
+    progress: Progress,
+    options: Mapping[str, Any] | None = None,
+) -> None:
     """Measures every model as `plan` says, at most `jobs` at a time, into OUT/records; what is there is kept.
 
-    `models`: names that `attnlens.load` takes. `version`: attnlens's own, for the records. A model that fails stops
-    all. Raises AttnLensError, and KeyboardInterrupt once every worker has finished its record.
+    `models`: names that `attnlens.load` takes, with `options`. `version`: attnlens's own, for the records. A model
+    that fails stops all. Raises AttnLensError, and KeyboardInterrupt once every worker has finished its record.
     """
     paths = record_paths(models, out)
     context = multiprocessing.get_context("spawn")
@@ -52,7 +61,9 @@ def run(models: Sequence[str], out: Path, plan: Plan, *, version: str, jobs: int
 
     try:
         with _no_interrupt():
-            pending: set[Future[None]] = {pool.submit(_measure, name, paths[name], plan, version) for name in models}
+            pending: set[Future[None]] = {
+                pool.submit(_measure, name, paths[name], plan, version, dict(options or {})) for name in models
+            }
         while pending:
             finished, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
             drain()
@@ -141,7 +152,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
+def _measure(model: str, path: Path, plan: Plan, version: str, options: dict[str, Any]) -> None:
     import torch
     from transformers import logging
 
@@ -160,7 +171,7 @@ def _measure(model: str, path: Path, plan: Plan, version: str) -> None:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     try:
-        lens = load(model)
+        lens = load(model, **options)
         about = settings(lens, label(model), version, plan.split)
         with Records(path, about, shape_of(about)) as records:
             measure(lens, plan, records, tick)

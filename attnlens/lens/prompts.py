@@ -16,6 +16,7 @@ from transformers import BatchFeature
 from attnlens.adapters.schema import AdapterSpec, PromptSpec
 from attnlens.adapters.strict import resolve
 from attnlens.errors import AttnLensError, first_line
+from attnlens.lens import templates
 from attnlens.lens.joining import apart, features_of, joined, nested
 from attnlens.lens.layouts import Layout, Processed, layout_of
 from attnlens.upstream import size_called
@@ -150,8 +151,7 @@ class Prompter:
                 f"{type(self._processor).__name__} has none. Set "
                 "processor.chat_template, or write prompt: {template: '... {images}{question} ...'}."
             )
-        messages = [{"role": "user", "content": content}]
-        return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return templates.prompt(self._processor, [{"role": "user", "content": content}])
 
     def special_tokens(self, text: str) -> dict[str, bool]:
         """How the tokenizer is called: a text that its template has begun is given no second token of a beginning, as

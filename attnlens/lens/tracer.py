@@ -25,6 +25,11 @@ class Site(NamedTuple):
     output: int = 1
 
 
+def inside_nnsight(model: Any) -> nn.Module | None:
+    """The model that the user has wrapped by nnsight; None where it is no such wrapper."""
+    return model._module if isinstance(model, NNsight) else None
+
+
 class Tracer:
     """Runs `model` and captures attention weights by module path."""
 

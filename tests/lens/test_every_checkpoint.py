@@ -1,0 +1,23 @@
+"""What transformers saves of a model of any type is whole: no tied weight and no buffer passes for a missing one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnlens import adapters
+from attnlens.conformance.report import tiny_lens
+from attnlens.conformance.types import question_answerers
+from attnlens.lens.broken import broken
+from attnlens.lens.checkpoint import check_size, load_weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", [one for one in question_answerers() if broken(one) is None])
+def test_a_saved_model_lacks_no_weights(model_type: str, tmp_path: Path, caplog: Any) -> None:
+    model = tiny_lens(model_type, adapters.for_model_type(model_type)).model
+    model.save_pretrained(tmp_path)
+    check_size(model.config, tmp_path)
+    loaded = load_weights(str(tmp_path), allow_missing=False)
+    assert "no place for" not in caplog.text
+    assert sum(one.numel() for one in loaded.parameters()) == sum(one.numel() for one in model.parameters())
