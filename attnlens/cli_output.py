@@ -28,7 +28,7 @@ _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def plain(text: str, style: str = "") -> Text:
-    """`text` for a terminal, to be taken for nothing but text: names and answers may hold its escape sequences.
+    r"""`text` for a terminal, to be taken for nothing but text: names and answers may hold its escape sequences.
 
     >>> plain("a\x1b[2Jb").plain
     'a\\x1b[2Jb'

@@ -38,6 +38,10 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 _BRAND = re.compile(rb"....ftyp(....)", re.DOTALL)
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]", re.DOTALL)
+_OF_A_VIDEO = (
+    "Decode a video with another library (PyAV, OpenCV, imageio) and give attnlens.frames its frames: a list of "
+    "images, or an array [frames, height, width, channels], in RGB."
+)
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -138,13 +142,10 @@ def _no_picture(head: bytes) -> str:
             "pillow_heif.register_heif_opener(), and pass PIL.Image.open(path)."
         )
     if _VIDEO.match(head):
-        return (
-            "is nothing that Pillow can open: a video. Decode it with another library (PyAV, OpenCV, imageio) and give "
-            "its frames to attnlens.frames: a list of images, or an array [frames, height, width, channels], in RGB."
-        )
+        return f"is nothing that Pillow can open, but a video. {_OF_A_VIDEO}"
     return (
         f"is not an image that attnlens can open; expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}. Convert it, for "
-        "example to PNG."
+        f"example to PNG. {_OF_A_VIDEO}"
     )
 
 

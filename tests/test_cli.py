@@ -274,7 +274,7 @@ def test_the_version_is_told():
 
 
 def test_names_are_printed_and_do_nothing_to_a_terminal(tmp_path, monkeypatch):
-    name = "\x1b[31mred[/]"
+    name = "\x1b[31mred[b]"
     (tmp_path / f"{name}.yaml").write_text("model_types: [x]\ngrid: {kind: square}\n")
     monkeypatch.setenv("ATTNLENS_ADAPTERS", str(tmp_path))
     for done in (

@@ -55,7 +55,9 @@ class Plan:
     def scaled(self, count: int) -> Plan:
         """The same proportions with `count` examples of the main sizes, at least one of everything that is measured."""
         if not 1 <= count <= dataset.MOST:
-            raise AttnLensError(f"The count is {count}; expected 1 to {dataset.MOST} examples per size.")
+            raise AttnLensError(
+                f"The count is {count}; expected at least one example per size, and at most {dataset.MOST}."
+            )
         counts = {field: getattr(self, field) for field in _COUNTS}
         changes: Any = {field: max(1, round(n * count / self.main)) for field, n in counts.items() if n}
         return dataclasses.replace(self, **changes)
