@@ -9,6 +9,7 @@ these stands here with a line on what for. No other module reaches for one: a te
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import sys
@@ -95,6 +96,21 @@ def generating(model: Any) -> Iterator[str]:
         del model.prepare_inputs_for_generation
 
 
+def processed_scores(model: Any, config: Any, ids: Any, encoder_ids: Any, scores: Any) -> Any:
+    """`scores` of the next token, [1, vocabulary], as `generate` sees them after its logits processors.
+
+    `ids`: what is generated from, [1, tokens]; `encoder_ids`: an encoder's, where there is one. Not what hangs on the
+    length of the answer, nor a second pass without the prompt.
+    """
+    config = copy.deepcopy(config)
+    config.forced_eos_token_id = config.guidance_scale = None
+    model._prepare_special_tokens(config, True, device=ids.device)
+    processors = model._get_logits_processor(
+        config, ids.shape[1], encoder_ids, device=str(ids.device), model_kwargs={}, logits_processor=None
+    )
+    return processors(ids, scores)
+
+
 def _prepared(
     prepare: Callable[..., Any], forward: Callable[..., Any], ids: Any, cache: Any, inputs: dict[str, Any]
 ) -> dict[str, Any]:
@@ -140,6 +156,16 @@ def attention_implementation(config: Any) -> str | None:
 def set_attention_implementation(config: Any, name: str | None) -> None:
     """Of this config alone: the public setter changes those of its parts, too, and is the model's, not a module's."""
     config._attn_implementation_internal = name
+
+
+def compiled_call(module: Any) -> Any:
+    """What `module.compile()` has put in the place of the module's own code; None without it."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: Any, code: Any) -> None:
+    """The same, to put it aside and back."""
+    module._compiled_call_impl = code
 
 
 def eager_attention(module: Any) -> Callable[..., Any]:

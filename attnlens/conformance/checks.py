@@ -19,6 +19,7 @@ from attnlens.conformance.places import misplaced, off_canvas
 from attnlens.conformance.reference import reference
 from attnlens.geometry import Box
 from attnlens.lens.attention import cut
+from attnlens.lens.exclusive import exclusive
 from attnlens.lens.generator import generate
 from attnlens.lens.lens import Lens
 from attnlens.lens.reading import Reading
@@ -47,7 +48,9 @@ def findings(lens: Lens, images: Sequence[Image.Image], only: Iterable[str] | No
     """The checks on two images of different shape, one after the other; none of them changes the model."""
     for name in CHECKS:
         if only is None or name in only:
-            yield _finding(name, lens, *images)
+            with exclusive(lens.model):
+                finding = _finding(name, lens, *images)
+            yield finding
 
 
 def hold(found: Iterable[Finding]) -> bool:
@@ -265,7 +268,7 @@ def _answer(lens: Lens, image: Image.Image, _: Image.Image) -> str:
     reading = _read(lens, [image])
     found = reading.answer(QUESTION, max_new_tokens=NEW_TOKENS)
     inputs = lens.inputs(reading.prompt(QUESTION))
-    expected = generate(lens.model, lens.generator.model, inputs, NEW_TOKENS)[0]
+    expected = generate(lens.model, lens.generator.model, lens.tokenizer, inputs, NEW_TOKENS)[0]
     if list(found.tokens) != expected:
         raise _Failed(f"tokens {list(found.tokens)}, by generate {expected}")
     return f"{len(found.tokens)} tokens"

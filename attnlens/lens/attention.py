@@ -13,12 +13,14 @@ functions are registered with its attention interface instead:
   chosen, such as some words of the question, by the model's own eager function.
 
 All leave out the keys that a model's indexer leaves out, where it has sparse attention. All begin the autograd graph
-by themselves where gradients are on and nothing before them requires any, so that parameters may stay frozen. They are
-switched on for a stretch of work and off again.
+by themselves where gradients are on and nothing before them requires any, so that parameters may stay frozen. What they
+compute eagerly of a model in float16 or bfloat16 they compute in float32, as SDPA does inside: scores above 65,504,
+which eager attention loses in float16, are real. They are switched on for a stretch of work and off again.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -41,6 +43,7 @@ from attnlens.upstream import (
 _Forward = Callable[..., tuple[Tensor, Any]]
 _EAGER_ONLY = ("softcap", "s_aux", "sinks", "position_bias")  # what SDPA leaves out without a word
 _CHUNK = 128  # queries at a time where SDPA is ruled out: of a prompt of 4,096 tokens, 1/32 of the matrix of a layer
+_TOLERATED = 0.5  # of a score that rounding has changed: weights by a factor of 1.6
 
 ROWS = "attnlens_rows"
 CROSSING_ROWS = "attnlens_crossing_rows"
@@ -48,8 +51,18 @@ OPEN = "attnlens_open"
 CUT = "attnlens_cut"
 CHOSEN = "attnlens_chosen"
 
-_looked_at: set[int] = set()
-"""The modules that `implementation` runs at the moment, as ids; others share their config, and so its name."""
+
+class _Now(threading.local):
+    """What this thread looks at; other threads may look into other models."""
+
+    def __init__(self) -> None:
+        self.modules: set[int] = set()
+        """The ids of what `implementation` runs at the moment; others share their config, and so its name."""
+        self.forward: _Forward | None = None
+        """What CUT and CHOSEN stand for at the moment."""
+
+
+_now = _Now()
 
 
 def _without_unindexed(forward: _Forward) -> _Forward:
@@ -67,7 +80,7 @@ def _without_unindexed(forward: _Forward) -> _Forward:
         if indices is not None:
             size = (*indices.shape[:2], key.shape[2])
             seen = torch.zeros(size, dtype=torch.bool, device=key.device).scatter(-1, indices.long(), True)[:, None]
-            attention_mask = _narrowed(attention_mask, seen, query)
+            attention_mask = _narrowed(attention_mask, seen)
         if blocks is not None:
             positions = kwargs.get("position_ids")
             if positions is None:
@@ -82,11 +95,11 @@ def _without_unindexed(forward: _Forward) -> _Forward:
     return masked
 
 
-def _narrowed(mask: Tensor | None, seen: Tensor, query: Tensor) -> Tensor:
+def _narrowed(mask: Tensor | None, seen: Tensor) -> Tensor:
     """`mask`, boolean or additive, where `seen` is true; elsewhere nothing is looked at."""
     if mask is None or mask.dtype == torch.bool:
         return seen if mask is None else mask & seen
-    return mask.masked_fill(~seen, torch.finfo(query.dtype).min)
+    return mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
 def rooted(query: Tensor) -> Tensor:
@@ -100,8 +113,49 @@ def rooted(query: Tensor) -> Tensor:
 def _open_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    query = rooted(query)
-    return eager_attention(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
+    return _eager(module, rooted(query), key, value, attention_mask, kwargs)
+
+
+def _eager(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """What the model's own eager function gives, computed in float32 at least: output as `query`, and weights."""
+    precise = torch.promote_types(query.dtype, torch.float32)
+    mask = _additive(attention_mask, precise)
+    wide = query.to(precise), key.to(precise), value.to(precise)
+    output, weights = eager_attention(module)(module, *wide, mask, **kwargs)
+    if query.dtype == torch.float16:
+        _check_float16(module, *wide[:2], weights, kwargs.get("scaling"))
+    return output.to(query.dtype), weights
+
+
+@torch.no_grad()
+def _check_float16(module: nn.Module, query: Tensor, key: Tensor, weights: Tensor, scaling: float | None) -> None:
+    """Raises AttnLensError where scores leave float16, and its rounding of queries and keys decides who is looked at.
+
+    Each number is rounded by a relative error that is uniform within 2^-11: of standard deviation 2^-11 / sqrt(3).
+    """
+
+    def products(query: Tensor, key: Tensor) -> Tensor:
+        groups = query.unflatten(1, (key.shape[1], -1))
+        return (groups @ key[:, :, None].transpose(-1, -2)).flatten(1, 2)
+
+    largest = float(products(query, key).abs().max())
+    if largest <= torch.finfo(torch.float16).max:
+        return
+    spread = products(query.square(), key.square()).sqrt() * 2**-11 * (2 / 3) ** 0.5
+    off = float((weights * spread).sum(-1).mean()) * (scaling or query.shape[-1] ** -0.5)
+    if off > _TOLERATED:
+        raise AttnLensError(
+            f"{type(module).__name__} has attention scores up to {largest:,.0f} before scaling, which float16 cannot "
+            f"hold, and its rounding of queries and keys puts them off by {off:.1f} after scaling: the map would be "
+            'noise. Load the model with dtype="float32".'
+        )
 
 
 @_without_unindexed
@@ -123,7 +177,7 @@ def _needs_no_mask(module: nn.Module, is_causal: bool | None) -> bool:
     even where its image tokens see each other, so that of the modules looked at is never to be missing.
     """
     said = getattr(module, "is_causal", None) if is_causal is None else is_causal
-    return said is False and id(module) not in _looked_at
+    return said is False and id(module) not in _now.modules
 
 
 @_without_unindexed
@@ -154,8 +208,8 @@ def _eager_rows(
 ) -> tuple[Tensor, Tensor]:
     """What the model's own eager function gives for these rows of `query` alone."""
     own = {name: kwargs[name][:, :, rows] for name in _EAGER_ONLY if _has_rows(kwargs.get(name), query.shape[2])}
-    mask = _additive(_rows_of(attention_mask, rows), query)
-    return eager_attention(module)(module, query[:, :, rows], key, value, mask, **{**kwargs, **own})
+    mask = _rows_of(attention_mask, rows)
+    return _eager(module, query[:, :, rows], key, value, mask, {**kwargs, **own})
 
 
 def _has_rows(value: Any, queries: int) -> bool:
@@ -188,11 +242,14 @@ def _rows_of(mask: Tensor | None, rows: slice | list[int]) -> Tensor | None:
     return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
 
 
-def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """What eager attention adds to its scores: 0 where a boolean mask is true."""
-    if mask is None or mask.dtype != torch.bool:
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What eager attention adds to its scores of that dtype: 0 where a boolean mask is true."""
+    if mask is None or mask.dtype == dtype:
         return mask
-    return torch.where(mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
+    if mask.dtype == torch.bool:
+        return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+    hidden = mask <= torch.finfo(mask.dtype).min  # the least of a narrower dtype hides nothing from large scores
+    return mask.to(dtype).masked_fill(hidden, torch.finfo(dtype).min)
 
 
 def _rows_mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -200,9 +257,32 @@ def _rows_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
 
+@_without_unindexed
+def _current_forward(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    if _now.forward is None:
+        raise AttnLensError(
+            f"{type(module).__name__} runs under an attention implementation of attnlens outside of a look. Load the "
+            "model anew; if it happens again, a config is shared with a model in another thread."
+        )
+    return _now.forward(module, *args, **kwargs)
+
+
+@contextmanager
+def _running(modules: Iterable[Any], name: str, forward: _Forward) -> Iterator[None]:
+    """Run `modules` under CUT or CHOSEN, which stands for `forward` in here."""
+    before, _now.forward = _now.forward, forward
+    try:
+        with implementation(modules, name):
+            yield
+    finally:
+        _now.forward = before
+
+
 AttentionInterface.register(ROWS, _rows_forward)
 AttentionInterface.register(CROSSING_ROWS, _crossing_forward)
 AttentionInterface.register(OPEN, _open_forward)
+AttentionInterface.register(CUT, _current_forward)
+AttentionInterface.register(CHOSEN, _current_forward)
 AttentionMaskInterface.register(ROWS, _rows_mask)
 AttentionMaskInterface.register(CROSSING_ROWS, _rows_mask)
 AttentionMaskInterface.register(OPEN, eager_mask)
@@ -217,14 +297,14 @@ def implementation(modules: Iterable[Any], name: str) -> Iterator[None]:
     owners = [part for part in parts if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     configs = {id(part.config): part.config for part in owners}.values()
     before = [(config, attention_implementation(config)) for config in configs]
-    new = {id(part) for part in parts} - _looked_at
+    new = {id(part) for part in parts} - _now.modules
     try:
-        _looked_at.update(new)
+        _now.modules.update(new)
         for config in configs:
             set_attention_implementation(config, name)
         yield
     finally:
-        _looked_at.difference_update(new)
+        _now.modules.difference_update(new)
         for config, previous in before:
             set_attention_implementation(config, previous)
 
@@ -240,18 +320,15 @@ def cut(modules: Iterable[Any], columns: Sequence[int]) -> Iterator[None]:
     modules = list(modules)
     inside = _parts(modules)
 
-    @_without_unindexed
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        blind = query.new_zeros(1, 1, 1, key.shape[-2])
+        seen = torch.ones(1, 1, 1, key.shape[-2], dtype=torch.bool, device=key.device)
         if id(module) in inside:
-            blind[..., list(columns)] = torch.finfo(query.dtype).min
-        mask = _additive(attention_mask, query)
-        return eager_attention(module)(module, query, key, value, blind if mask is None else mask + blind, **kwargs)
+            seen[..., list(columns)] = False
+        return _eager(module, query, key, value, _narrowed(attention_mask, seen), kwargs)
 
-    AttentionInterface.register(CUT, forward)
-    with implementation(modules, CUT):
+    with _running(modules, CUT, forward):
         yield
 
 
@@ -265,7 +342,6 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
     modules, wanted = list(modules), list(queries)
     inside, connecting = _parts(modules), _parts(connector)
 
-    @_without_unindexed
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
@@ -279,14 +355,33 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
         with torch.no_grad():
             return output, _eager_rows(module, query, key, value, attention_mask, wanted, kwargs)[1]
 
-    AttentionInterface.register(CHOSEN, forward)
-    with implementation(modules, CHOSEN):
+    with _running(modules, CHOSEN, forward):
         yield
+
+
+def no_gradient(model: nn.Module, why: str) -> AttnLensError:
+    """The error for a model through which no gradient passes."""
+    return AttnLensError(
+        f"No gradient passes through this {type(model).__name__}: {why}. Use a map without gradients, such as "
+        "relative_attention, or load the model unquantised and outside of inference mode."
+    )
+
+
+def _check_gradients(model: nn.Module) -> None:
+    """torch's quantised layers put out what has no gradient; beside them others go on, and the sum would be wrong."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.ao.nn.quantized"):
+            raise no_gradient(model, f"{name} is a {type(module).__name__} of {type(module).__module__}")
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise no_gradient(model, f"{name} was made under torch.inference_mode()")
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient in here; afterwards each is as it was."""
+    """No parameter requires a gradient in here; afterwards each is as it was. Raises AttnLensError where a gradient
+    could not pass, or not everywhere."""
+    _check_gradients(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     try:
         for parameter in trainable:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnlens.errors import AttnLensError
+from attnlens.lens.finite import check_log_probs
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.prompts import Prompt
 from attnlens.lens.trace import Array
@@ -58,7 +59,10 @@ def _together(reading: Reading, prompts: Sequence[Prompt], alone: Sequence[dict[
     for prompt in prompts:
         lens.meter.forward(len(prompt.positions[0]))
     logits: Tensor = lens.model(**inputs).logits
-    return logits[:, -1].float().log_softmax(-1)
+    log_probs = logits[:, -1].float().log_softmax(-1)
+    for prompt, own in zip(prompts, log_probs, strict=True):
+        check_log_probs(lens, prompt, own)
+    return log_probs
 
 
 def _stacked(values: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ Words: on the same cache or in the same one pass, the rows of chosen tokens, wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnlens.errors import first_line
 from attnlens.lens import multihead
-from attnlens.lens.attention import CROSSING_ROWS, OPEN, ROWS, chosen, frozen, implementation
+from attnlens.lens.attention import CROSSING_ROWS, OPEN, ROWS, chosen, frozen, implementation, no_gradient
 from attnlens.lens.structure import Structure
 from attnlens.lens.tracer import Site, Tracer
 
@@ -36,17 +37,21 @@ class Captured:
     log_prob: float
 
 
+Choose = Callable[[Tensor], int]
+"""Which token is said, by the last logits, [vocabulary]."""
+
+
 def replay(
-    model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool
+    model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], choose: Choose, gradients: bool
 ) -> Captured:
     """Capture A; `inputs` are those of the last token, with the cache of the tokens before it."""
     with _seeing(model, structure.attention, ROWS, (), gradients):
         output, rows = tracer.run(inputs, structure.attention)
-        return _captured(output.logits, rows, [], gradients)
+        return _captured(model, output.logits, rows, [], choose, gradients)
 
 
 def one_pass(
-    model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], gradients: bool
+    model: nn.Module, tracer: Tracer, structure: Structure, inputs: Mapping[str, Any], choose: Choose, gradients: bool
 ) -> Captured:
     """Capture B; `inputs` are those of the whole prompt.
 
@@ -56,7 +61,7 @@ def one_pass(
     with _seeing(model, structure.attention, _how(structure), structure.connector, gradients):
         output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))
         split = len(structure.connector)
-        return _captured(output.logits, weights[split:], weights[:split], gradients)
+        return _captured(model, output.logits, weights[split:], weights[:split], choose, gradients)
 
 
 def words(
@@ -83,10 +88,20 @@ def words(
     return weights[len(connector) :], weights[: len(connector)]
 
 
-def pixel_gradient(model: Any, inputs: Mapping[str, Any], pixels: Sequence[Tensor]) -> Sequence[Tensor]:
+def pixel_gradient(model: Any, inputs: Mapping[str, Any], pixels: Sequence[Tensor], choose: Choose) -> Sequence[Tensor]:
     """d log p(top token) / d each of `pixels`, which `inputs` were made from, through the whole model."""
     with frozen(model), torch.enable_grad():
-        return torch.autograd.grad(_top(model(**inputs).logits)[1], list(pixels))
+        return slopes(model, _top(model(**inputs).logits, choose)[1], pixels)
+
+
+def slopes(model: Any, value: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor]:
+    """d `value` / d each. Raises AttnLensError where no gradient passes through the model."""
+    try:
+        return torch.autograd.grad(value, list(of))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # torch's own words for a graph that is not there, or ends on the way
+        raise no_gradient(model, first_line(error)) from error
 
 
 def _how(structure: Structure) -> str:
@@ -96,9 +111,11 @@ def _how(structure: Structure) -> str:
     return {"prompt": ROWS, "image": CROSSING_ROWS, "encoder": OPEN}[structure.keys]
 
 
-def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradients: bool) -> Captured:
-    token, log_prob = _top(logits)
-    found: Sequence[Tensor] = torch.autograd.grad(log_prob, [*rows, *connector]) if gradients else ()
+def _captured(
+    model: nn.Module, logits: Tensor, rows: list[Tensor], connector: list[Tensor], choose: Choose, gradients: bool
+) -> Captured:
+    token, log_prob = _top(logits, choose)
+    found = slopes(model, log_prob, [*rows, *connector]) if gradients else ()
     return Captured(
         rows=[w.detach() for w in rows],
         row_gradients=list(found[: len(rows)]) if gradients else None,
@@ -109,10 +126,11 @@ def _captured(logits: Tensor, rows: list[Tensor], connector: list[Tensor], gradi
     )
 
 
-def _top(logits: Tensor) -> tuple[int, Tensor]:
-    """t* = argmax z at the last position, and log softmax(z)_t*."""
-    log_prob, token = logits[0, -1].float().log_softmax(-1).max(-1)
-    return int(token), log_prob
+def _top(logits: Tensor, choose: Choose) -> tuple[int, Tensor]:
+    """t*, the token that is said after the last position, and log softmax(z)_t*."""
+    last = logits[0, -1]
+    token = choose(last.detach())
+    return token, last.float().log_softmax(-1)[token]
 
 
 @contextmanager

@@ -38,6 +38,7 @@ MAX_NUMBER = 1 << 26
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".yaml")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _COUNTS = {re.compile(r"layers?$|depth$"): MAX_LAYERS, re.compile(r"^n(um)?_.*(experts|blocks|stages)$"): MAX_PARTS}
+_SIDES = ("height", "width", "size", "crop_size", "pad_size", "tile_size", "max_image_size")
 _SHOWN = 4
 
 
@@ -85,7 +86,7 @@ def check_sizes(processor: Any, name: str) -> None:
     """Raises AttnLensError for a processor that would make more of an image than memory holds."""
     settings = processor.image_processor.to_dict()
     budgets = "merge_size" in settings  # Qwen2-VL and its relatives call the fewest and the most pixels so
-    sides = ("height", "width") if budgets else ("height", "width", "shortest_edge", "longest_edge")
+    sides = _SIDES if budgets else (*_SIDES, "shortest_edge", "longest_edge")
     for path, number in _numbers({"image_processor": settings, **vars(processor)}):
         most = MAX_SIDE if path.rsplit(".", 1)[-1] in sides else MAX_NUMBER
         if abs(number) > most:
@@ -153,10 +154,10 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         raise AttnLensError(f"The folder {str(folder)!r} cannot be read: {error.strerror or error}.") from None
 
 
-def _numbers(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, int | float]]:
     for key, value in settings.items():
         path = f"{above}.{key}" if above else str(key)
         if isinstance(value, Mapping):
             yield from _numbers(value, path)
-        elif isinstance(value, int):
+        elif isinstance(value, int | float):
             yield path, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +38,8 @@ class Cost:
         return Cost(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
 
-class Meter:
-    """Counts what is done for a lens; `since` gives the cost of a stretch of work."""
+class Meter(threading.local):
+    """Counts what is done for a lens, for each thread its own; `measure` gives the cost of a stretch of work."""
 
     def __init__(self) -> None:
         self._total = Cost()

@@ -15,14 +15,15 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import is_count
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import Prompt
-from attnlens.upstream import generating, position_ids, prepared_inputs
+from attnlens.upstream import generating, position_ids, prepared_inputs, processed_scores
 
 
 class Generator:
     """Wraps the generating module; `positions` and `chunk` follow what its own `generate` would do."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
+        self._tokenizer = tokenizer
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -92,7 +93,19 @@ class Generator:
         """
         extra = {} if positions is None else {"position_ids": positions}
         known = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids)}
-        return generate(self.model, self.model, {**known, **extra}, max_new_tokens, cache)
+        return generate(self.model, self.model, self._tokenizer, {**known, **extra}, max_new_tokens, cache)
+
+    @torch.no_grad()
+    def first_token(self, prompt: Prompt, logits: Tensor) -> int:
+        """Which token `generate` says after the prompt, whose last logits are [vocabulary].
+
+        The generation config may suppress or penalise the likeliest one.
+        """
+        ids = prompt.ids
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            ids = decoder_prompt(self.model, ids)
+        scores = logits.to(ids.device, torch.float32, copy=True)[None]
+        return int(processed_scores(self.model, self.model.generation_config, ids, prompt.ids, scores).argmax())
 
 
 def decoder_prompt(language_model: Any, like: Tensor) -> Tensor:
@@ -114,6 +127,7 @@ def check_new_tokens(count: object) -> None:
 def generate(
     model: Any,
     language_model: Any,
+    tokenizer: Any,
     inputs: Mapping[str, Any],
     max_new_tokens: int,
     cache: DynamicCache | None = None,
@@ -123,16 +137,39 @@ def generate(
     `language_model` is the part that generates, whose generation config (end tokens, repetition penalty) holds. `cache`
     holds what of the prompt has run.
     """
-    config = copy.deepcopy(language_model.generation_config)
-    config.do_sample, config.num_beams = False, 1
-    config.temperature = config.top_p = config.top_k = None
-    config.max_new_tokens, config.max_length = max_new_tokens, None
-    config.output_logits = config.return_dict_in_generate = True
+    theirs = language_model.generation_config
+    config = _greedy(theirs, max_new_tokens)
     own = ("logits_to_keep", "use_cache", "decoder_input_ids")  # generate sets these itself
     given = {key: value for key, value in inputs.items() if key not in own}
-    with generating(language_model) as name:
-        held = {} if cache is None else {name: cache}
-        out = model.generate(**given, **held, generation_config=config)
+    if config.stop_strings:
+        given["tokenizer"] = tokenizer
+    try:
+        language_model.generation_config = config  # what is None in a config that is handed over is taken from there
+        with generating(language_model) as name:
+            held = {} if cache is None else {name: cache}
+            out = model.generate(**given, **held, generation_config=config)
+    finally:
+        language_model.generation_config = theirs
     tokens = out.sequences[0, -len(out.logits) :].tolist()
     log_probs = torch.stack([step[0].float().log_softmax(-1) for step in out.logits])
     return tokens, float(log_probs[range(len(tokens)), tokens].sum())
+
+
+_ELSEWISE = (
+    *("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),  # of sampling
+    *("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit", "is_assistant"),  # of other
+    *("constraints", "force_words_ids", "num_beam_groups"),  # decoding
+    *("cache_implementation", "cache_config", "prefill_chunk_size", "max_length"),  # of a cache, a length of its own
+)
+"""What a generation config may say of anything but plain greedy decoding on the cache that is given."""
+
+
+def _greedy(theirs: Any, max_new_tokens: int) -> Any:
+    """A generation config by which the answer is greedy; end tokens, penalties and suppressed tokens are `theirs`."""
+    config = copy.deepcopy(theirs)
+    for key in _ELSEWISE:
+        setattr(config, key, None)
+    config.do_sample, config.num_beams, config.num_return_sequences = False, 1, 1
+    config.max_new_tokens, config.use_cache = max_new_tokens, True
+    config.output_logits = config.return_dict_in_generate = True
+    return config

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from attnlens.errors import AttnLensError
 from attnlens.lens.attention import frozen
+from attnlens.lens.capture import slopes
 from attnlens.lens.structure import Structure
 
 TAU = 20.0
@@ -59,7 +60,7 @@ def entropy_gradient(model: Any, structure: Structure, inputs: Mapping[str, Any]
 
     with frozen(model), torch.enable_grad(), _entering(givens, [begin] * len(givens), crossing):
         logits = model(**inputs).logits
-        (gradient,) = torch.autograd.grad(_entropy(logits[0, -1].float()), leaves)
+        (gradient,) = slopes(model, _entropy(logits[0, -1].float()), leaves)
     rows = gradient.flatten(0, -2).float() if crossing else _by_token(gradient, tokens)
     return rows.norm(dim=-1)
 
@@ -85,6 +86,22 @@ def sinks(model: Any, structure: Structure, inputs: Mapping[str, Any], tokens: i
     with _entering(layers, [partial(look, index) for index in range(len(layers))]):
         model(**inputs)
     return torch.stack([found[index] for index in range(len(layers))])
+
+
+@torch.no_grad()
+def first_not_finite(model: Any, structure: Structure, inputs: Mapping[str, Any]) -> int | None:
+    """The first of `structure.layers` that a state enters with NaN or infinity in it, in one pass; None without one."""
+    found: list[int] = []
+
+    def look(number: int, state: Tensor) -> Tensor:
+        if not bool(state.isfinite().all()):
+            found.append(number)
+        return state
+
+    layers = [_layer_of(model, site.path) for site in structure.attention]
+    with _entering(layers, [partial(look, number) for number in structure.layers]):
+        model(**inputs)
+    return found[0] if found else None
 
 
 def are_sinks(states: Tensor, tau: float = TAU) -> Tensor:

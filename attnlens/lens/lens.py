@@ -14,6 +14,7 @@ from attnlens.images import open_image
 from attnlens.lens.batch import next_tokens
 from attnlens.lens.broken import check_runs
 from attnlens.lens.cost import Meter
+from attnlens.lens.exclusive import exclusively
 from attnlens.lens.generator import Generator, decoder_prompt
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import PreparedImage, Prompt, Prompter
@@ -33,7 +34,7 @@ class Lens:
         self.spec = spec
         self.tokenizer = processor.tokenizer
         self.structure = structure_of(model, self.tokenizer, spec)
-        self.generator = Generator(self.structure.generator)
+        self.generator = Generator(self.structure.generator, self.tokenizer)
         self.prompter = Prompter(processor, spec, model, self.structure.image_token_id)
         self.tracer = Tracer(model)
         self.meter = Meter()
@@ -45,6 +46,7 @@ class Lens:
             raise AttnLensError("There is no image to read: the list is empty. Give at least one.")
         return Reading(self, [PreparedImage(open_image(one)) for one in images])
 
+    @exclusively
     def next_tokens(self, images: Sequence[Any], question: str, batch: int = 8) -> Array:
         """log p of every token as the answer's first, to `question` about each of `images` alone.
 

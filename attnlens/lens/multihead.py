@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -79,11 +80,12 @@ def _attention(
         functional.linear(states, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
         for states, weight, bias in zip((query, key, value), in_weight.chunk(3), biases, strict=True)
     )
-    scores = rooted(queries) @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    precise = torch.promote_types(queries.dtype, torch.float32)  # scores of float16 may leave it
+    scores = rooted(queries).to(precise) @ keys.to(precise).transpose(-1, -2) * queries.shape[-1] ** -0.5
     if attn_mask is not None:  # [queries, keys], or [batch * heads, queries, keys]
         scores = scores + (attn_mask.view_as(scores) if attn_mask.dim() == 3 else attn_mask)
     if key_padding_mask is not None:  # [batch, keys]
         scores = scores + key_padding_mask[:, None, None]
     weights = scores.softmax(-1)
-    output = (weights @ values).permute(2, 0, 1, 3).flatten(2)
+    output = (weights @ values.to(precise)).to(values.dtype).permute(2, 0, 1, 3).flatten(2)
     return functional.linear(output, out_weight, out_bias), weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,14 @@ class Prompt:
     def end_of_images(self) -> int:
         """One past the last image token."""
         return self.positions[-1][-1] + 1
+
+    def continued(self, tokens: Sequence[int]) -> Prompt:
+        """The prompt with an answer's first `tokens` behind it, which are text as its last token is."""
+        ids = torch.cat([self.ids, self.ids.new_tensor([tokens])], dim=1)
+        extras = {
+            key: torch.cat([value, value[:, -1:].expand(-1, len(tokens))], dim=1) for key, value in self.extras.items()
+        }
+        return replace(self, ids=ids, extras=extras)
 
     def vision(self, start: int = 0) -> dict[str, Any]:
         """The inputs of the images from number `start` on; pixels are where the processor left them."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +23,8 @@ from attnlens.images import crop
 from attnlens.lens import capture, hidden
 from attnlens.lens.cache import branch
 from attnlens.lens.cost import Cost
+from attnlens.lens.exclusive import exclusively
+from attnlens.lens.finite import check_by_layer, check_finite, check_log_probs
 from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.joining import joined, on_device
 from attnlens.lens.layouts import Layout
@@ -67,6 +72,11 @@ class Reading:
         self._see_images()  # what is wrong with them shows here, not at the first question
 
     @property
+    def model(self) -> Any:
+        """The model that has read the images."""
+        return self.lens.model
+
+    @property
     def images(self) -> tuple[Image.Image, ...]:
         """The images read, in order."""
         return tuple(p.image for p in self._prepared)
@@ -76,6 +86,7 @@ class Reading:
         """The first image."""
         return self._prepared[0].image
 
+    @exclusively
     def trace(self, question: str, gradients: bool = False) -> Trace:
         """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free."""
         known = self._traces.get(checked_question(question))
@@ -84,6 +95,7 @@ class Reading:
             self._traces[question] = known
         return known
 
+    @exclusively
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
         """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
         lens = self.lens
@@ -93,18 +105,21 @@ class Reading:
             lens.check_context(asked.prompt.length + max_new_tokens)
             if asked.cache is None:
                 inputs = lens.inputs(asked.prompt)
-                tokens, log_prob = generate(lens.model, lens.generator.model, inputs, max_new_tokens)
+                tokens, log_prob = generate(lens.model, lens.generator.model, lens.tokenizer, inputs, max_new_tokens)
                 lens.meter.forward(asked.prompt.image_tokens)
             else:
                 cache = branch(asked.cache)
                 tokens, log_prob = lens.generator.decode(asked.prompt, asked.positions, cache, max_new_tokens)
+        check_log_probs(lens, asked.prompt, torch.tensor(log_prob))
         text = self.lens.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
 
+    @exclusively
     def next_token(self, question: str) -> Array:
         """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
         return array(self._states.log_probs(question))
 
+    @exclusively
     def value_similarity(self, question: str, words: str | Sequence[int]) -> ValueSimilarity:
         """How like the cached values of `words` are to those of every token of the prompt.
 
@@ -122,6 +137,7 @@ class Reading:
         found, layers = cosines(asked.cache, lens.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self.layouts)
 
+    @exclusively
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
         """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
 
@@ -137,6 +153,7 @@ class Reading:
         queries = [one - stop for one in at]
         rows, connected = capture.words(lens.model, lens.tracer, structure, inputs, queries, connector)
         lens.meter.forward(prompt.image_tokens if whole else 0)
+        check_by_layer(lens, "attention", rows)
         spans, layouts = spans_of(self._keys(prompt)), self.layouts
         length = spans[-1].stop if structure.keys == "image" else stop
         return WordAttention(
@@ -147,6 +164,46 @@ class Reading:
             spans=spans,
             layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
         )
+
+    @exclusively
+    def answer_attention(self, question: str, answer: str) -> WordAttention:
+        """Attention to the images when each token of a given `answer` is to come: `words` are the answer's tokens.
+
+        Exact, and of the very passes that would generate this answer: the row of a token is that of the token before
+        it, from which it is predicted; the first one's is that of the prompt's last token, as in `trace`. One short
+        pass on the cache for each. Raises AttnLensError for an answer without text or longer than the context, and for
+        a model that leaves no cache to go on from.
+        """
+        lens, asked = self.lens, self._states.of(question)
+        tokens = self._answer_tokens(answer)
+        lens.check_context(asked.prompt.length + len(tokens))
+        if asked.cache is None or lens.generator.model is not lens.model:
+            raise AttnLensError(
+                f"{type(lens.model).__name__} as a whole goes on from no KV cache, as a given answer asks for. Use "
+                "`trace`, which shows the attention before its first token."
+            )
+        whole, cache = asked.prompt.continued(tokens), branch(asked.cache)
+        positions, start = lens.generator.positions(whole), asked.prompt.length - 1
+        rows = []
+        for at in range(start, start + len(tokens)):
+            inputs = lens.generator.chunk(whole, positions, at, at + 1, cache)
+            found, _ = capture.words(lens.model, lens.tracer, lens.structure, inputs, [-1], ())
+            check_by_layer(lens, "attention", found)
+            lens.meter.forward()
+            rows.append(word_rows_at(found, self.columns(asked.prompt), at + 1))
+        return WordAttention(
+            attention=np.concatenate(rows, axis=2),
+            connector_attention=None,
+            layers=lens.structure.layers,
+            words=tuple(range(asked.prompt.length, whole.length)),
+            spans=spans_of(self._keys(asked.prompt)),
+            layouts=self.layouts,
+        )
+
+    def _answer_tokens(self, answer: str) -> list[int]:
+        if not isinstance(answer, str) or not answer.strip():
+            raise AttnLensError(f"The answer is {answer!r}; expected some text that the model might say.")
+        return [int(token) for token in self.lens.tokenizer.encode(answer, add_special_tokens=False)]
 
     def zoom(self, box: Sequence[float], image: int = 0) -> Reading:
         """A reading of these images and, after them, the crop `box` of one of them: only the crop is new work.
@@ -164,6 +221,7 @@ class Reading:
         """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
         return numbered(self._prepared, number).image
 
+    @exclusively
     def embedding_gradient(self, question: str) -> tuple[Array, ...]:
         """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens.hidden`.
 
@@ -171,11 +229,14 @@ class Reading:
         keys. One forward and one backward pass of the whole prompt; the vision tower has no graph.
         """
         lens, prompt = self.lens, self.prompt(question)
-        found = array(hidden.entropy_gradient(lens.model, lens.structure, lens.inputs(prompt), prompt.length))
+        gradient = hidden.entropy_gradient(lens.model, lens.structure, lens.inputs(prompt), prompt.length)
+        check_finite(lens, "gradients", [gradient], ["the image's embeddings"])
+        found = array(gradient)
         lens.meter.forward(prompt.image_tokens)
         lens.meter.backward()
         return tuple(found[list(positions)] for positions in self._keys(prompt))
 
+    @exclusively
     def sinks(self, question: str, tau: float = hidden.TAU) -> hidden.Marks:
         """Which image tokens are attention sinks at which layer: bool [layers, image_tokens], as in `Trace`.
 
@@ -200,12 +261,14 @@ class Reading:
         gradients = self.raw_pixel_gradient(question)
         return tuple(copies.sum(axis=0) for copies in self._copies(gradients))
 
+    @exclusively
     def prompt(self, question: str) -> Prompt:
         """`question` after the images, as the processor and the adapter make it."""
         prompt = self.lens.prompter.prompt(self._prepared, question)
         self.lens.check_context(prompt.length)
         return prompt
 
+    @exclusively
     def raw_pixel_gradient(self, question: str) -> tuple[Tensor, ...]:
         """The same for each image in the form and order in which the image processor gives its first view's pixels."""
         lens, spec = self.lens, self.lens.spec.prompt
@@ -221,7 +284,8 @@ class Reading:
         features = [{**one.features, key: leaf} for one, key, leaf in named]
         whole = {key: value for key, value in joined(features, spec).items() if key in prompt.keys}
         inputs = lens.inputs(prompt) | on_device(whole, lens.model)
-        gradients = capture.pixel_gradient(lens.model, inputs, leaves)
+        gradients = capture.pixel_gradient(lens.model, inputs, leaves, partial(lens.generator.first_token, prompt))
+        check_finite(lens, "gradients", gradients, ["the pixels"] * len(gradients))
         lens.meter.forward(prompt.image_tokens)
         lens.meter.backward()
         return tuple(gradients)
@@ -277,6 +341,8 @@ class Reading:
     # From tensors to arrays that know where they lie.
 
     def _traced(self, prompt: Prompt, captured: capture.Captured) -> Trace:
+        check_by_layer(self.lens, "attention", captured.rows)
+        check_by_layer(self.lens, "gradients", captured.row_gradients or [])
         if captured.row_gradients is not None:
             self.lens.meter.backward()
         layouts, spans, columns = self.layouts, spans_of(self._keys(prompt)), self.columns(prompt)

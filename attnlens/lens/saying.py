@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attnlens.errors import AttnLensError, first_line
+from attnlens.lens.exclusive import exclusive
 from attnlens.lens.generator import check_new_tokens, generate
 from attnlens.lens.lens import Lens
 
@@ -27,12 +28,17 @@ def say(lens: Lens, text: str, max_new_tokens: int = 64) -> str:
     model's context, and for a model that cannot do without an image (Idefics).
     """
     check_new_tokens(max_new_tokens)
+    with exclusive(lens.model):
+        return _said(lens, text, max_new_tokens)
+
+
+def _said(lens: Lens, text: str, max_new_tokens: int) -> str:
     model = lens.generator.model
     ids = _prompt(lens, text).to(model.device)
     _check(lens, ids, max_new_tokens)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
-        tokens, _ = generate(model, model, inputs, max_new_tokens)
+        tokens, _ = generate(model, model, lens.tokenizer, inputs, max_new_tokens)
     except (ValueError, TypeError) as error:
         raise AttnLensError(
             f"{type(model).__name__} does not answer a prompt without an image: {first_line(error)} Ask it about an "

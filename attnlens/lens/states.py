@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import DynamicCache
 from attnlens.errors import AttnLensError
 from attnlens.lens import capture
 from attnlens.lens.cache import branch, can_be_cut, new_cache
+from attnlens.lens.finite import check_log_probs
 from attnlens.lens.joining import on_device
 from attnlens.lens.prompts import Prompt
 from attnlens.upstream import cache_name
@@ -78,10 +80,11 @@ class States:
         if state.log_probs is not None:
             return state.log_probs
         if state.cache is None:
-            log_probs = self._whole_log_probs(lens.inputs(state.prompt))
+            log_probs = self._whole_log_probs(state.prompt)
             lens.meter.forward(state.prompt.image_tokens)
             return log_probs
         log_probs = lens.generator.extend(state.prompt, state.positions, state.prompt.length, branch(state.cache))
+        check_log_probs(lens, state.prompt, log_probs)
         lens.meter.forward()
         return log_probs
 
@@ -130,6 +133,7 @@ class States:
         if cache.get_seq_length() < stop:
             vision = on_device(prompt.vision(held), lens.model) if held < len(prompt.images) else None
             log_probs = lens.generator.extend(prompt, positions, stop, cache, vision)
+            check_log_probs(lens, prompt, log_probs)
             lens.meter.forward(sum(map(len, prompt.positions[held:])))
         if stop < prompt.length:
             return State(prompt, positions, cache)
@@ -142,7 +146,8 @@ class States:
         if state.cache is None:
             raise AttnLensError(f"{type(lens.model).__name__} gave no KV cache to replay the last token on.")
         inputs = lens.generator.chunk(state.prompt, state.positions, last, last + 1, branch(state.cache))
-        captured = capture.replay(lens.model, lens.tracer, lens.structure, inputs, gradients)
+        choose = partial(lens.generator.first_token, state.prompt)
+        captured = capture.replay(lens.model, lens.tracer, lens.structure, inputs, choose, gradients)
         lens.meter.forward()
         return state.prompt, captured
 
@@ -153,7 +158,7 @@ class States:
         lens, cache, positions = self._lens, self._whole_cache(), self._lens.generator.positions(prompt)
         if cache is None:
             return State(prompt, positions, None)
-        log_probs = self._whole_log_probs(lens.inputs(prompt) | self._on(cache))
+        log_probs = self._whole_log_probs(prompt, cache)
         lens.meter.forward(prompt.image_tokens)
         return State(prompt, positions, branch(cache, prompt.length - 1), log_probs)
 
@@ -162,7 +167,8 @@ class States:
         inputs, cache = {**lens.inputs(prompt), "use_cache": False}, self._whole_cache()
         if cache is not None:
             inputs |= self._on(cache)
-        captured = capture.one_pass(lens.model, lens.tracer, lens.structure, inputs, gradients)
+        choose = partial(lens.generator.first_token, prompt)
+        captured = capture.one_pass(lens.model, lens.tracer, lens.structure, inputs, choose, gradients)
         lens.meter.forward(prompt.image_tokens)
         kept = None if cache is None else branch(cache, prompt.length - 1)
         self._asked = (question, State(prompt, lens.generator.positions(prompt), kept))
@@ -179,6 +185,9 @@ class States:
         return {cache_name(self._lens.model.forward): cache, "use_cache": True}
 
     @torch.no_grad()
-    def _whole_log_probs(self, inputs: dict[str, Any]) -> Tensor:
+    def _whole_log_probs(self, prompt: Prompt, cache: DynamicCache | None = None) -> Tensor:
+        inputs = self._lens.inputs(prompt) | ({} if cache is None else self._on(cache))
         logits: Tensor = self._lens.model(**inputs).logits
-        return logits[0, -1].float().log_softmax(-1)
+        log_probs = logits[0, -1].float().log_softmax(-1)
+        check_log_probs(self._lens, prompt, log_probs)
+        return log_probs

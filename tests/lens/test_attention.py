@@ -115,3 +115,44 @@ def test_keys_that_an_indexer_has_not_chosen_are_left_out(how: str, boolean: boo
     found = AttentionInterface()[how](module, query, key, value, mask, scaling=0.5, indices=indices)
     torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(found[1], weights if how == OPEN else weights[:, :, -1:])
+
+
+def float16(biggest: float, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys of float16 whose products reach `biggest` squared; keys differ by `noise` there."""
+    query, key, value = (one.half() for one in inputs(queries=1, keys=40))
+    query[..., 0] = biggest
+    key[..., 0] = biggest + noise * torch.arange(40)
+    return query, key, value
+
+
+@pytest.mark.parametrize("how", [ROWS, OPEN])
+def test_scores_above_what_float16_holds_are_computed_in_float32(how: str) -> None:
+    tensors = float16(300.0, 0.0)
+    scores = tensors[0].double() @ tensors[1].double().transpose(2, 3)
+    assert float(scores.min()) > torch.finfo(torch.float16).max
+    mask = torch.arange(40)[None, None, None] < 39
+    output, weights = AttentionInterface()[how](Attention(False), *tensors, mask, scaling=0.001)
+    expected = (scores * 0.001).masked_fill(~mask, -torch.inf).softmax(-1)
+    torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-4)
+    assert output.dtype == torch.float16
+    torch.testing.assert_close(output.double(), (expected @ tensors[2].double()).transpose(1, 2), atol=2e-3, rtol=1e-2)
+
+
+def test_keys_that_a_float16_mask_hides_stay_hidden_from_scores_beyond_it() -> None:
+    tensors = float16(300.0, 0.0)
+    mask = torch.zeros(1, 1, 1, 40, dtype=torch.float16)
+    mask[..., 39] = torch.finfo(torch.float16).min  # as transformers' eager masks are
+    weights = AttentionInterface()[OPEN](Attention(False), *tensors, mask, scaling=0.001)[1]
+    assert not weights[..., 39].any()
+
+
+def test_scores_that_float16s_rounding_decides_are_refused() -> None:
+    with pytest.raises(AttnLensError, match=r"scores up to 9\d,\d{3} before scaling.*float32"):
+        AttentionInterface()[ROWS](Attention(False), *float16(300.0, 0.25), None, scaling=0.5)
+
+
+def test_bfloat16_rows_are_those_of_float32_scores() -> None:
+    tensors = tuple(one.bfloat16() for one in inputs(queries=1, keys=40))
+    weights = AttentionInterface()[ROWS](Attention(False), *tensors, None, scaling=0.5)[1]
+    expected = (tensors[0].double() @ tensors[1].double().transpose(2, 3) * 0.5).softmax(-1)
+    torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-5)

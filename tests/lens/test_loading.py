@@ -282,11 +282,6 @@ def test_an_adapter_of_virtual_tokens_is_refused() -> None:
         attnlens.load(model=Wrapped(model, settings), processor=processor)
 
 
-def _compiled_in_place(model: Any) -> Any:
-    model.model.language_model.compile(backend="eager")
-    return model
-
-
 def _without_weights(model: Any) -> Any:
     with torch.device("meta"):
         return type(model)(model.config)
@@ -300,7 +295,6 @@ def _without_weights(model: Any) -> Any:
         (lambda model: "my/model", r"a str; .*attnlens.load\('my/model'\)"),
         (lambda model: [model], "is a list; expected a transformers model"),
         (lambda model: torch.nn.Linear(2, 2), "is a Linear"),
-        (_compiled_in_place, "compiled in place"),
         (_without_weights, "on the device meta"),
     ],
 )

@@ -1,0 +1,54 @@
+"""Numbers that are none: what a model in too narrow a dtype, or with damaged weights, gives for an answer or a map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from attnlens.errors import AttnLensError
+from attnlens.lens.hidden import first_not_finite
+
+if TYPE_CHECKING:
+    from attnlens.lens.lens import Lens
+    from attnlens.lens.prompts import Prompt
+
+
+def check_log_probs(lens: Lens, prompt: Prompt, log_probs: Tensor) -> None:
+    """Raises AttnLensError unless these are logarithms of probabilities: a token that cannot come has -inf.
+
+    Where they are not, the model reads the prompt once more, to say in which layer that begins.
+    """
+    if bool((log_probs < math.inf).all()):  # false of NaN, too
+        return
+    layer = first_not_finite(lens.model, lens.structure, lens.inputs(prompt))
+    begun = f"first in what enters layer {layer}" if layer is not None else "in or behind the last layer"
+    raise _error(lens.model, "logits", f"{begun} of its language model")
+
+
+def check_by_layer(lens: Lens, what: str, values: Sequence[Tensor]) -> None:
+    """Raises AttnLensError unless `what`, of each layer of the structure or of none, is finite."""
+    if values:
+        check_finite(lens, what, values, [f"layer {number} of its language model" for number in lens.structure.layers])
+
+
+def check_finite(lens: Lens, what: str, values: Sequence[Tensor], places: Sequence[str]) -> None:
+    """Raises AttnLensError unless all of `values`, which are `what` in so many `places`, are finite."""
+    for place, one in zip(places, values, strict=True):
+        if not bool(one.isfinite().all()):
+            raise _error(lens.model, what, f"first in {place}")
+
+
+def _error(model: Any, what: str, where: str) -> AttnLensError:
+    damaged = [name for name, weights in model.named_parameters() if not bool(weights.isfinite().all())]
+    advice = (
+        f"Its weights are not finite themselves ({', '.join(damaged[:3])}): get the checkpoint anew."
+        if damaged
+        else 'Load it in a wider dtype: dtype="float32", or "bfloat16".'
+    )
+    return AttnLensError(
+        f"{type(model).__name__} in {str(model.dtype).removeprefix('torch.')} gives {what} that are not finite "
+        f"(NaN or infinite), {where}. {advice}"
+    )
