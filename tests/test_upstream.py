@@ -101,7 +101,6 @@ SYS_MODULES = ("sys", "modules")
 NOT_TRANSFORMERS = {"_exit", "_replace"} | {  # of os, of named tuples, and of nnsight, torch and jinja2
     "_module",
     "_orig_mod",
-    "_compiled_call_impl",
     "_Namespace__attrs",
 }
 

@@ -30,9 +30,15 @@ MAX_PARTS = 10_000
 MOST_PER_BYTE = 8
 """Weights in a byte of a file: no format has fewer bits than one for each."""
 
+MAX_SIDE = 8192
+"""Of an image as a processor resizes, cuts or pads it."""
+MAX_NUMBER = 1 << 26
+"""Of a processor's other settings, such as a budget of pixels."""
+
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".yaml")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _COUNTS = {re.compile(r"layers?$|depth$"): MAX_LAYERS, re.compile(r"^n(um)?_.*(experts|blocks|stages)$"): MAX_PARTS}
+_SIDES = ("height", "width", "size", "crop_size", "pad_size", "tile_size", "max_image_size")
 _SHOWN = 4
 
 
@@ -74,6 +80,20 @@ def check_size(config: Any, folder: Path, trust_remote_code: bool = False) -> No
             f"The model {str(folder)!r} could not be loaded: its config describes {described:,} weights, and its files "
             f"have {held:,} bytes. One of them is damaged, or of another model: get the folder again."
         )
+
+
+def check_sizes(processor: Any, name: str) -> None:
+    """Raises AttnLensError for a processor that would make more of an image than memory holds."""
+    settings = processor.image_processor.to_dict()
+    budgets = "merge_size" in settings  # Qwen2-VL and its relatives call the fewest and the most pixels so
+    sides = _SIDES if budgets else (*_SIDES, "shortest_edge", "longest_edge")
+    for path, number in _numbers({"image_processor": settings, **vars(processor)}):
+        most = MAX_SIDE if path.rsplit(".", 1)[-1] in sides else MAX_NUMBER
+        if abs(number) > most:
+            raise AttnLensError(
+                f"{path} is {number:,} in the settings of {type(processor).__name__} in {name!r}; expected {most:,} at "
+                "most. Correct processor_config.json (or preprocessor_config.json), or get the model's folder again."
+            )
 
 
 def load_weights(name: str, *, allow_missing: bool, **options: Any) -> Any:
@@ -134,10 +154,10 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         raise AttnLensError(f"The folder {str(folder)!r} cannot be read: {error.strerror or error}.") from None
 
 
-def _numbers(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, int | float]]:
     for key, value in settings.items():
         path = f"{above}.{key}" if above else str(key)
         if isinstance(value, Mapping):
             yield from _numbers(value, path)
-        elif isinstance(value, int):
+        elif isinstance(value, int | float):
             yield path, value

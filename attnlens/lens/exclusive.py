@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from attnlens.errors import AttnLensError, first_line
 from attnlens.upstream import compiled_call, set_compiled_call
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -44,8 +45,24 @@ def exclusive(model: nn.Module) -> Iterator[None]:
     a reading is kept for later questions.
     """
     outside = torch.inference_mode(mode=False) if torch.is_inference_mode_enabled() else nullcontext()
-    with lock_of(model), outside, _evaluating(model):
+    with lock_of(model), outside, _evaluating(model), _explaining(model):
         yield
+
+
+@contextmanager
+def _explaining(model: nn.Module) -> Iterator[None]:
+    """What a model's own code raises, on inputs that do not fit it, as one `AttnLensError`; memory that is out is left
+    to those who wait for that."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise AttnLensError(
+            f"{type(model).__name__} fails on what its processor makes of the image and the question "
+            f"({type(error).__name__}: {first_line(error)}). Do the two belong together? See whether the model answers "
+            "in transformers alone, with this processor."
+        ) from error
 
 
 def lock_of(model: nn.Module) -> threading.RLock:

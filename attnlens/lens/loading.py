@@ -100,8 +100,8 @@ def _loaded(
     own = next((path for one in (source, base) if (path := Path(one) / ADAPTER_FILE).is_file()), None)
     spec = _spec(adapter or own, config)
     if processor is None:
-        brings_one = any(upstream.has_file(source, file, **hub) for file in _PROCESSOR_FILES)
-        where, there = (source, hub) if tuned is None or brings_one else (base, base_hub)
+        own_one = tuned is None or any(upstream.has_file(source, file, **hub) for file in _PROCESSOR_FILES)
+        where, there = (source, hub) if own_one else (base, base_hub)
         processor = load_processor(where, trust_remote_code=trust_remote_code, **there)
     check_processor(processor)
     if Path(base).is_dir() and not allow_missing:

@@ -62,11 +62,6 @@ def check_model(model: Any) -> None:
             f"{type(model).__name__} has no language-model head: it answers no question. Hand over the whole model, "
             f"{_LOADED_BY}; this is what lies in it under .model."
         )
-    if any(getattr(one, "_compiled_call_impl", None) is not None for one in model.modules()):
-        raise AttnLensError(
-            f"{type(model).__name__} was compiled in place (model.compile()): what runs inside it cannot be seen. Hand "
-            "it over before that; what torch.compile(model) returns can be handed over, too."
-        )
     parameters = list(model.parameters())
     if parameters and all(one.is_meta for one in parameters) and not hasattr(model, "hf_device_map"):
         raise AttnLensError(

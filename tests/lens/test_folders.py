@@ -45,8 +45,12 @@ def tried(folder: Path) -> AttnLensError | None:
     return said
 
 
-def config_of(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
+def processor_of(folder: Path, **changes: Any) -> None:
+    config_of(folder, "processor_config.json", **changes)
+
+
+def config_of(folder: Path, file: str = "config.json", **changes: Any) -> None:
+    path = folder / file
     config = json.loads(path.read_text())
     for dotted, value in changes.items():
         *parents, name = dotted.split("__")
@@ -104,6 +108,11 @@ HOSTILE: dict[str, Callable[[Path], Any]] = {
     "an image token that is a list": lambda folder: config_of(folder, image_token_index=[1]),
     "no patches": lambda folder: config_of(folder, vision_config__patch_size=0),
     "a part that is none": lambda folder: config_of(folder, text_config=None),
+    "images of a terapixel": lambda folder: processor_of(folder, image_processor__size={"shortest_edge": 1_000_000}),
+    "crops of a terapixel": lambda folder: processor_of(
+        folder, image_processor__crop_size={"height": 1_000_000, "width": 1_000_000}
+    ),
+    "a billion tokens": lambda folder: processor_of(folder, num_additional_image_tokens=1_000_000_000),
     "brackets in brackets": lambda folder: (folder / "config.json").write_text("[" * 200_000 + "]" * 200_000),
     "a processor in brackets": lambda folder: (folder / "processor_config.json").write_text("[" * 200_000),
     "a tokenizer in brackets": lambda folder: (folder / "tokenizer.json").write_text("[" * 200_000),

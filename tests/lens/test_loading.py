@@ -282,11 +282,6 @@ def test_an_adapter_of_virtual_tokens_is_refused() -> None:
         attnlens.load(model=Wrapped(model, settings), processor=processor)
 
 
-def _compiled_in_place(model: Any) -> Any:
-    model.model.language_model.compile(backend="eager")
-    return model
-
-
 def _without_weights(model: Any) -> Any:
     with torch.device("meta"):
         return type(model)(model.config)
@@ -300,7 +295,6 @@ def _without_weights(model: Any) -> Any:
         (lambda model: "my/model", r"a str; .*attnlens.load\('my/model'\)"),
         (lambda model: [model], "is a list; expected a transformers model"),
         (lambda model: torch.nn.Linear(2, 2), "is a Linear"),
-        (_compiled_in_place, "compiled in place"),
         (_without_weights, "on the device meta"),
     ],
 )
@@ -341,3 +335,10 @@ def test_a_model_that_is_spread_over_devices_is_not_moved() -> None:
     assert attnlens.load(model=model, processor=processor, device="cpu").model is model
     with pytest.raises(AttnLensError, match="spread it over cpu, disk"):
         attnlens.load(model=model, processor=processor, device="meta")
+
+
+def test_a_processor_that_does_not_fit_the_model_is_one_error() -> None:
+    model, _ = tiny.build("llava")
+    _, other = tiny.build("llava", side=112)
+    with pytest.raises(AttnLensError, match="LlavaForConditionalGeneration fails on .*belong together"):
+        attnlens.load(model=model, processor=other).read(tiny.images("square", 1)[0]).answer(QUESTION, 2)
