@@ -6,6 +6,7 @@ million layers, a JSON file may be a hundred gigabytes of zeros.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,10 +85,10 @@ def check_size(config: Any, folder: Path, trust_remote_code: bool = False) -> No
 
 def check_sizes(processor: Any, name: str) -> None:
     """Raises AttnLensError for a processor that would make more of an image than memory holds."""
-    settings = processor.image_processor.to_dict()
+    settings = json.loads(processor.image_processor.to_json_string())
     budgets = "merge_size" in settings  # Qwen2-VL and its relatives call the fewest and the most pixels so
     sides = _SIDES if budgets else (*_SIDES, "shortest_edge", "longest_edge")
-    for path, number in _numbers({"image_processor": settings, **vars(processor)}):
+    for path, number in _numbers({**vars(processor), "image_processor": settings}):
         most = MAX_SIDE if path.rsplit(".", 1)[-1] in sides else MAX_NUMBER
         if abs(number) > most:
             raise AttnLensError(

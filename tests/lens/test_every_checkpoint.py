@@ -8,16 +8,27 @@ import pytest
 from attnlens import adapters
 from attnlens.conformance.report import tiny_lens
 from attnlens.conformance.types import question_answerers
+from attnlens.errors import AttnLensError
 from attnlens.lens.broken import broken
 from attnlens.lens.checkpoint import check_size, load_weights
+
+NEED_TIMM = ("fast_vlm", "gemma3n")
+LOST = ("shieldgemma2",)
+"""Of which transformers 5.24 itself does not read back what it saves: its own report has the same names."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", [one for one in question_answerers() if broken(one) is None])
 def test_a_saved_model_lacks_no_weights(model_type: str, tmp_path: Path, caplog: Any) -> None:
+    if model_type in NEED_TIMM:
+        pytest.importorskip("timm")
     model = tiny_lens(model_type, adapters.for_model_type(model_type)).model
     model.save_pretrained(tmp_path)
     check_size(model.config, tmp_path)
+    if model_type in LOST:
+        with pytest.raises(AttnLensError, match="lacks"):
+            load_weights(str(tmp_path), allow_missing=False)
+        return
     loaded = load_weights(str(tmp_path), allow_missing=False)
     assert "no place for" not in caplog.text
     assert sum(one.numel() for one in loaded.parameters()) == sum(one.numel() for one in model.parameters())
