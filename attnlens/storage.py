@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from attnlens import files
 from attnlens.errors import AttnLensError
 
 FORMAT, VERSION, ENDING = "attnlens", 1, ".safetensors"
@@ -114,7 +114,7 @@ def _named(path: str | os.PathLike[str]) -> Path:
             f"The file is {path!r}; expected a name that ends in {ENDING}. A picture of a map is "
             "importance.overlay(image).save('map.png')."
         )
-    return Path(path).expanduser()
+    return files.expanded(path)
 
 
 def _plain(value: Any, name: str, arrays: Arrays) -> Any:
@@ -147,12 +147,8 @@ def _write(target: Path, arrays: Arrays, header: dict[str, str]) -> None:
     """Beside `target`, and then in its place: it is never there in part."""
     from safetensors.numpy import save
 
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-    try:
+    with files.replacing(target) as part:
         part.write_bytes(save(arrays, header))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 # From a file.

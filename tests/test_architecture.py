@@ -17,7 +17,8 @@ PACKAGE = ROOT / "attnlens"
 
 FLOORS = [
     {"errors", "versions", "torchvision_check"},
-    {"storage", "files"},
+    {"files"},
+    {"storage"},
     {"geometry"},
     {"images", "canvas", "video"},
     {"importance", "adapters", "upstream"},

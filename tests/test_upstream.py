@@ -98,8 +98,9 @@ EXPORTED_YET_PRIVATE = {name for name in dir(transformers) if re.fullmatch(r"\w+
     "get_video_processor_dict",
 }
 SYS_MODULES = ("sys", "modules")
-NOT_TRANSFORMERS = {"_exit", "_replace"} | {  # of os, of named tuples, and of nnsight, torch and jinja2
+NOT_TRANSFORMERS = {"_exit", "_replace"} | {  # of os, of named tuples, and of nnsight, torch, jinja2 and Pillow
     "_module",
+    "_new",
     "_orig_mod",
     "_Namespace__attrs",
 }

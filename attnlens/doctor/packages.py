@@ -26,7 +26,7 @@ MODULES = {
     "safetensors": "safetensors",
 }
 """What attnlens needs: the name of each package for pip, and that of its module."""
-EXTRAS = {"matplotlib": "plot", "datasets": "data", "gradio": "app", "ray": "scale"}
+EXTRAS = {"matplotlib": "plot", "peft": "peft", "datasets": "data", "gradio": "app", "ray": "scale"}
 """Packages that not every use needs, and the extra of attnlens that installs them."""
 
 Attempts = Mapping[str, Mapping[str, Any]]

@@ -60,8 +60,8 @@ def _explaining(model: nn.Module) -> Iterator[None]:
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise AttnLensError(
             f"{type(model).__name__} fails on what its processor makes of the image and the question "
-            f"({type(error).__name__}: {first_line(error)}). Do the two belong together? See whether the model answers "
-            "in transformers alone, with this processor."
+            f"({type(error).__name__}: {first_line(error)}). Does the processor belong to the model, and does the "
+            "adapter? See whether the model answers in transformers alone, with this processor."
         ) from error
 
 
