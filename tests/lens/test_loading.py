@@ -340,5 +340,5 @@ def test_a_model_that_is_spread_over_devices_is_not_moved() -> None:
 def test_a_processor_that_does_not_fit_the_model_is_one_error() -> None:
     model, _ = tiny.build("llava")
     _, other = tiny.build("llava", side=112)
-    with pytest.raises(AttnLensError, match="LlavaForConditionalGeneration fails on .*belong together"):
+    with pytest.raises(AttnLensError, match="LlavaForConditionalGeneration fails on .*processor belong to the model"):
         attnlens.load(model=model, processor=other).read(tiny.images("square", 1)[0]).answer(QUESTION, 2)
