@@ -153,8 +153,8 @@ def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert not any("lm_head" in key for key in load_file(tmp_path / "model.safetensors"))
-    expected = rows(model, processor)
     lens = attnlens.load(tmp_path)
+    expected = rows(model, lens.processor)  # torchvision, where it is installed, resizes by other roundings
     assert abs(rows(lens.model, lens.processor) - expected).max() < 1e-5
 
 
