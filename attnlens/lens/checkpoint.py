@@ -55,7 +55,7 @@ def check_files(folder: Path) -> None:
             )
 
 
-def check_size(config: Any, folder: Path, trust_remote_code: bool = False) -> None:
+def check_config(config: Any, folder: Path, trust_remote_code: bool = False) -> None:
     """Raises AttnLensError for a config of more layers than models have, or more weights than the files can hold.
 
     The weights are counted on a model without any, so that none is made for a config that is wrong.
@@ -83,7 +83,7 @@ def check_size(config: Any, folder: Path, trust_remote_code: bool = False) -> No
         )
 
 
-def check_sizes(processor: Any, name: str) -> None:
+def check_settings(processor: Any, name: str) -> None:
     """Raises AttnLensError for a processor that would make more of an image than memory holds."""
     settings = json.loads(processor.image_processor.to_json_string())
     budgets = "merge_size" in settings  # Qwen2-VL and its relatives call the fewest and the most pixels so

@@ -14,7 +14,7 @@ from attnlens.adapters.schema import AdapterSpec
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens import finetuned
 from attnlens.lens.broken import check_runs
-from attnlens.lens.checkpoint import check_files, check_size, load_weights
+from attnlens.lens.checkpoint import check_config, check_files, load_weights
 from attnlens.lens.lens import Lens
 from attnlens.lens.objects import check_model, check_processor, unwrapped
 from attnlens.lens.processors import load_processor
@@ -105,7 +105,7 @@ def _loaded(
         processor = load_processor(where, trust_remote_code=trust_remote_code, **there)
     check_processor(processor)
     if Path(base).is_dir() and not allow_missing:
-        check_size(config, Path(base), trust_remote_code)
+        check_config(config, Path(base), trust_remote_code)
     others = {key: value for key, value in options.items() if key not in hub}
     model = load_weights(
         base,

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import is_torchvision_available
 
 from attnlens.errors import AttnLensError, first_line
-from attnlens.lens.checkpoint import check_sizes
+from attnlens.lens.checkpoint import check_settings
 
 _log = logging.getLogger("attnlens")
 
@@ -49,7 +49,7 @@ def load_processor(name_or_folder: str | os.PathLike[str], **kwargs: Any) -> Any
             f"{type(processor.tokenizer).__name__}, the tokenizer of {name!r}, knows no words: its files are missing. "
             "Put tokenizer.json (or vocab.json and merges.txt, or tokenizer.model) beside config.json."
         )
-    check_sizes(processor, name)
+    check_settings(processor, name)
     return processor
 
 

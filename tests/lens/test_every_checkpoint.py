@@ -10,7 +10,7 @@ from attnlens.conformance.report import tiny_lens
 from attnlens.conformance.types import question_answerers
 from attnlens.errors import AttnLensError
 from attnlens.lens.broken import broken
-from attnlens.lens.checkpoint import check_size, load_weights
+from attnlens.lens.checkpoint import check_config, load_weights
 
 NEED_TIMM = ("fast_vlm", "gemma3n")
 LOST = ("shieldgemma2",)
@@ -24,7 +24,7 @@ def test_a_saved_model_lacks_no_weights(model_type: str, tmp_path: Path, caplog:
         pytest.importorskip("timm")
     model = tiny_lens(model_type, adapters.for_model_type(model_type)).model
     model.save_pretrained(tmp_path)
-    check_size(model.config, tmp_path)
+    check_config(model.config, tmp_path)
     if model_type in LOST:
         with pytest.raises(AttnLensError, match="lacks"):
             load_weights(str(tmp_path), allow_missing=False)
