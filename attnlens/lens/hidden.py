@@ -78,14 +78,11 @@ def sinks(model: Any, structure: Structure, inputs: Mapping[str, Any], tokens: i
         )
     found: dict[int, Tensor] = {}
 
-    def look(index: int, state: Tensor) -> Tensor:
+    def look(index: int, state: Tensor) -> None:
         found[index] = are_sinks(_by_token(state, tokens), tau)
-        return state
 
-    layers = [_layer_of(model, site.path) for site in structure.attention]
-    with _entering(layers, [partial(look, index) for index in range(len(layers))]):
-        model(**inputs)
-    return torch.stack([found[index] for index in range(len(layers))])
+    _look_at_states(model, structure, inputs, look)
+    return torch.stack([found[index] for index in range(len(structure.layers))])
 
 
 @torch.no_grad()
@@ -93,15 +90,26 @@ def first_not_finite(model: Any, structure: Structure, inputs: Mapping[str, Any]
     """The first of `structure.layers` that a state enters with NaN or infinity in it, in one pass; None without one."""
     found: list[int] = []
 
-    def look(number: int, state: Tensor) -> Tensor:
+    def look(index: int, state: Tensor) -> None:
         if not bool(state.isfinite().all()):
-            found.append(number)
+            found.append(structure.layers[index])
+
+    _look_at_states(model, structure, inputs, look)
+    return found[0] if found else None
+
+
+def _look_at_states(
+    model: Any, structure: Structure, inputs: Mapping[str, Any], look: Callable[[int, Tensor], None]
+) -> None:
+    """One pass, in which `look` gets the index of each of `structure.layers` and the state that enters it."""
+
+    def looked(index: int, state: Tensor) -> Tensor:
+        look(index, state)
         return state
 
     layers = [_layer_of(model, site.path) for site in structure.attention]
-    with _entering(layers, [partial(look, number) for number in structure.layers]):
+    with _entering(layers, [partial(looked, index) for index in range(len(layers))]):
         model(**inputs)
-    return found[0] if found else None
 
 
 def are_sinks(states: Tensor, tau: float = TAU) -> Tensor:
