@@ -25,6 +25,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from attnlens import files
 from attnlens.errors import AttnLensError, first_line
 
 __all__ = [
@@ -422,14 +423,12 @@ def has_file(name: str, file: str, **hub: Any) -> bool:
 
 def stated_adapter(name: str, **hub: Any) -> dict[str, Any] | None:
     """What adapter_config.json says, where a folder or repository is peft's, not a model's own; else None."""
-    import json
-
     path = _stored(name, "adapter_config.json", **hub)
     if path is None:
         return None
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = files.read_json(Path(path))
+    except (OSError, ValueError) as error:
         raise AttnLensError(
             f"{path} cannot be read: {first_line(error)}. Expected the settings of an adapter."
         ) from error
