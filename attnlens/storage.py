@@ -54,12 +54,11 @@ class Stored(Valued):
 
         `load` gives an equal one. Raises AttnLensError where the file cannot be written.
         """
-        target, arrays = _named(path), Arrays()
+        target, arrays = files.writable(_named(path), f"This {type(self).__name__}"), Arrays()
         kept = {"kind": type(self).__name__, "values": _plain(self, "", arrays)}
         said = json.dumps(kept)
         header = {"format": FORMAT, "version": str(VERSION), "data": said, "checksum": _checksum(said, arrays)}
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, arrays, header)
         except OSError as error:
             raise AttnLensError(f"{str(target)!r} cannot be written: {error.strerror or error}.") from None
