@@ -42,7 +42,10 @@ def check_finite(lens: Lens, what: str, values: Sequence[Tensor], places: Sequen
 
 
 def _error(model: Any, what: str, where: str) -> AttnLensError:
-    damaged = [name for name, weights in model.named_parameters() if not bool(weights.isfinite().all())]
+    # Weights on the meta device are where accelerate offloads them: elsewhere.
+    damaged = [
+        name for name, weights in model.named_parameters() if not weights.is_meta and not bool(weights.isfinite().all())
+    ]
     advice = (
         f"Its weights are not finite themselves ({', '.join(damaged[:3])}): get the checkpoint anew."
         if damaged
