@@ -16,14 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnlens import adapters, answers, attribution, boxes, evaluate, maps, pocket, recipes, show
+    from attnlens import adapters, analysis, answers, boxes, evaluate, maps, pocket, recipes, show
     from attnlens.adapters import AdapterSpec
     from attnlens.errors import AttnLensError
     from attnlens.geometry import Box, Grid
     from attnlens.importance import ImportanceMap
     from attnlens.lens import load
     from attnlens.recipes import Recipe
-    from attnlens.recipes.ask import ask
+    from attnlens.recipes._ask import ask
 
 __version__ = "0.1.0"
 
@@ -59,7 +59,7 @@ _HOMES = {
     "ImportanceMap": "attnlens.importance",
     "Recipe": "attnlens.recipes",
     "ask": "attnlens.recipes",
-    "frames": "attnlens.video",
+    "frames": "attnlens._video",
     "load": "attnlens.lens",
 }
 _SUBMODULES = frozenset(__all__) - frozenset(_HOMES) - {"__version__"}

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from attnlens._storage import Valued
 from attnlens.errors import AttnLensError, quoted
-from attnlens.storage import Valued
 
 Spans = npt.NDArray[np.float64]
 """float64 [n, 2]: where each of n columns (or rows) begins and ends, in original pixels."""

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from attnlens.canvas import outlined
+from attnlens._images import ImageSource, open_image
+from attnlens._storage import Stored
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid, Spans, overlaps
-from attnlens.images import ImageSource, open_image
-from attnlens.storage import Stored
+from attnlens.montage import outlined
 
 Floats = npt.NDArray[np.float32]
 

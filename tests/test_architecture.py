@@ -68,7 +68,7 @@ def module_name(path: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """The part of the house a module belongs to: 'attnlens.lens.tracer' -> 'lens'; the public face is 'attnlens'."""
+    """The part of the house a module belongs to: 'attnlens.lens._capture.tracer' -> 'lens'; the public face is 'attnlens'."""
     names = module.split(".")
     if names[1:3] == ["pocket", "train"]:
         return "pocket.train"
@@ -145,7 +145,7 @@ def test_what_is_excepted_is_needed():
 
 def test_only_the_tracer_imports_nnsight():
     users = {module_name(path) for path in modules() if any(name.split(".")[0] == "nnsight" for name in imports(path))}
-    assert users == {"attnlens.lens.tracer"}
+    assert users == {"attnlens.lens._capture.tracer"}
 
 
 def test_no_module_imports_torchvision():
@@ -166,7 +166,7 @@ def test_layouts_of_image_tokens_know_arrays_and_no_tensors():
     found = {name for path in (PACKAGE / "lens" / "layouts").glob("*.py") for name in imports(path)}
     foreign = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"attnlens"}
     assert foreign <= {"numpy", "PIL"}
-    ours = {name for name in found if name.startswith("attnlens.") and not name.startswith("attnlens.lens.layouts")}
+    ours = {name for name in found if name.startswith("attnlens.") and not name.startswith("attnlens.lens._layouts")}
     assert {part_of(name) for name in ours} <= LAYOUTS_KNOW
 
 

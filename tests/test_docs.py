@@ -19,13 +19,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from attnlens.adapters import available, safeyaml
-from attnlens.adapters.explain import models_in
-from attnlens.adapters.library import find
-from attnlens.adapters.schema import AdapterSpec, GridSpec, Strategy, json_schema
+from attnlens.adapters import _safeyaml, available
+from attnlens.adapters._explain import models_in
+from attnlens.adapters._library import find
+from attnlens.adapters._schema import AdapterSpec, GridSpec, Strategy, json_schema
 from attnlens.conformance import CHECKS
-from attnlens.conformance.types import image_text_types, question_answerers
-from attnlens.evaluate.markdown import markdown
+from attnlens.conformance._types import image_text_types, question_answerers
+from attnlens.evaluate._markdown import markdown
 from attnlens.recipes import names
 
 ROOT = Path(__file__).parents[1]
@@ -220,7 +220,7 @@ def test_the_bundled_schema_is_current_and_every_bundled_adapter_names_it():
 def test_every_bundled_adapter_is_valid_under_the_schema():
     validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
     for path in (ROOT / "adapters").glob("*.yaml"):
-        assert not [f"{path.name}: {error.message}" for error in validator.iter_errors(safeyaml.load(path))]
+        assert not [f"{path.name}: {error.message}" for error in validator.iter_errors(_safeyaml.load(path))]
     assert not validator.is_valid({"model_types": ["llava"], "grid": {"kind": "square", "blocks": True}})
 
 

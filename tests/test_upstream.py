@@ -15,8 +15,8 @@ import transformers
 from transformers import GenerationMixin, LlavaForConditionalGeneration
 
 import attnlens
-from attnlens import upstream
-from attnlens.upstream import cache_name
+from attnlens import _upstream
+from attnlens._upstream import cache_name
 from tests import tiny
 
 QUESTION = "what color is it?"
@@ -158,7 +158,7 @@ def names_of_transformers(tree: ast.AST) -> tuple[set[str], set[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             packages |= {alias.asname or alias.name for alias in node.names if alias.name == "transformers"}
-        elif isinstance(node, ast.ImportFrom) and node.module in ("transformers", "attnlens.upstream"):
+        elif isinstance(node, ast.ImportFrom) and node.module in ("transformers", "attnlens._upstream"):
             names |= {alias.asname or alias.name for alias in node.names}
     return packages, names
 
@@ -216,13 +216,13 @@ PRIVATE = [
     "class Mine:\n    def _own(self): return self._theirs",
     "from transformers import DynamicCache\nclass Mine(DynamicCache):\n    _layer_type = None",
     "import transformers\nclass Mine(transformers.DynamicCache):\n    _layer_type = None",
-    "from attnlens.upstream import OwnCacheLayer\nclass Mine(OwnCacheLayer):\n    def _own(self): pass",
+    "from attnlens._upstream import OwnCacheLayer\nclass Mine(OwnCacheLayer):\n    def _own(self): pass",
     "def _backends(): pass\ngetattr(own, '_backends', ())",
 ]
 PUBLIC = [
     "import transformers\ntransformers.AutoConfig",
     "from transformers import DynamicCache, logging, is_torchvision_available",
-    "from attnlens.upstream import recorders\nrecorders(decoder, 'attentions')",
+    "from attnlens._upstream import recorders\nrecorders(decoder, 'attentions')",
     "class Mine:\n    def __init__(self): self._own = 1\n    def other(self, mine): return mine._own + self._own",
     "class Mine:\n    _own = 1\n    def __len__(self): return self._own",
     "import sys\nsys.modules[module.__name__] = module",
@@ -249,5 +249,5 @@ def test_all_that_stands_for_the_private_side_is_used_and_says_what_for():
     offered = {name for name in functions if not is_private(name)}
     others = (path for path in PACKAGE.rglob("*.py") if path.name != "upstream.py")
     elsewhere = "".join(path.read_text(encoding="utf-8") for path in others)
-    assert {name for name in offered | set(upstream.__all__) if not re.search(rf"\b{name}\b", elsewhere)} == set()
+    assert {name for name in offered | set(_upstream.__all__) if not re.search(rf"\b{name}\b", elsewhere)} == set()
     assert {name for name in offered if not ast.get_docstring(functions[name])} == set()

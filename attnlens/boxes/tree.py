@@ -20,7 +20,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from attnlens.boxes.search import Found
+from attnlens.boxes._search import Region
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, checked_size, is_count, is_number, is_whole
 
@@ -71,9 +71,9 @@ class Preset:
     """The settings of ZoomEye for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
 
     `input_side`: pixels, the model's input resolution. `bias`: the weight at the root of what is seen against what may
-    be found. `start`, `floor`, `falls`: the answering confidence that ends the search, the least it falls to, and by
+    be found. `threshold`, `min_threshold`, `decay`: the answering confidence that ends the search, the least it falls to, and by
     how much it falls each time (the last fall repeats). `scale`: boxes are enlarged to this many input sides. `depth`,
-    `depth_of_all`: how often an image is cut when one target is looked for, and when all are. `least`: the existing
+    `depth_of_all`: how often an image is cut when one target is looked for, and when all are. `min_confidence`: the existing
     confidence from which a region counts as one of several. `variant`: "released", the search of the released code, or
     "thorough", ours; the two differ as `find_one` says, and in that the released code shows the model each region
     enlarged to `scale` input sides while it searches (`enlarged`).
@@ -81,13 +81,13 @@ class Preset:
 
     input_side: int
     bias: float
-    start: float = 0.6
-    floor: float = 0.0
-    falls: tuple[float, ...] = (0.1, 0.1, 0.2)
+    threshold: float = 0.6
+    min_threshold: float = 0.0
+    decay: tuple[float, ...] = (0.1, 0.1, 0.2)
     scale: float = 1.0
     depth: int = 5
     depth_of_all: int = 2
-    least: float = 0.6
+    min_confidence: float = 0.6
     variant: Variant = "released"
 
     def __post_init__(self) -> None:
@@ -95,18 +95,22 @@ class Preset:
             raise AttnLensError(f"input_side is {self.input_side!r}; expected a whole number of pixels, at least 1.")
         if not (is_number(self.bias) and 0 <= self.bias <= 1):
             raise AttnLensError(f"bias is {self.bias!r}; expected a weight from 0 to 1.")
-        if not (is_number(self.floor) and is_number(self.start) and -1 <= self.floor <= self.start <= 1):
+        if not (
+            is_number(self.min_threshold)
+            and is_number(self.threshold)
+            and -1 <= self.min_threshold <= self.threshold <= 1
+        ):
             raise AttnLensError(
-                f"The threshold starts at {self.start!r} and falls to {self.floor!r}; expected confidences from -1 to "
-                "1, floor <= start."
+                f"The threshold starts at {self.threshold!r} and falls to {self.min_threshold!r}; expected confidences from -1 to "
+                "1, min_threshold <= threshold."
             )
-        falls = self.falls if isinstance(self.falls, tuple | list) else ()
-        if not falls or not all(is_number(fall) and fall >= 0.001 for fall in falls):
-            raise AttnLensError(f"falls is {self.falls!r}; expected one or more numbers, at least 0.001 each.")
+        decay = self.decay if isinstance(self.decay, tuple | list) else ()
+        if not decay or not all(is_number(fall) and fall >= 0.001 for fall in decay):
+            raise AttnLensError(f"decay is {self.decay!r}; expected one or more numbers, at least 0.001 each.")
         if not (is_number(self.scale) and self.scale > 0):
             raise AttnLensError(f"scale is {self.scale!r}; expected a number above 0, 1 for the input side itself.")
-        if not (is_number(self.least) and -1 <= self.least <= 1):
-            raise AttnLensError(f"least is {self.least!r}; expected a confidence from -1 to 1.")
+        if not (is_number(self.min_confidence) and -1 <= self.min_confidence <= 1):
+            raise AttnLensError(f"min_confidence is {self.min_confidence!r}; expected a confidence from -1 to 1.")
         if self.variant not in get_args(Variant):
             raise AttnLensError(f"variant is {self.variant!r}; expected one of {', '.join(get_args(Variant))}.")
         for name in ("depth", "depth_of_all"):
@@ -116,11 +120,11 @@ class Preset:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """The thresholds one after the other, from `start` down to what is not below `floor`; as released, and the one
+        """The thresholds one after the other, from `threshold` down to what is not below `min_threshold`; as released, and the one
         that is: the code lowers the threshold first, and checks afterwards whether it is too low."""
-        levels = [self.start]
-        falls = chain(self.falls, repeat(self.falls[-1]))
-        while levels[-1] >= self.floor:
+        levels = [self.threshold]
+        falls = chain(self.decay, repeat(self.decay[-1]))
+        while levels[-1] >= self.min_threshold:
             levels.append(round(levels[-1] - next(falls), 9))  # so that falls of 0.1 reach a floor of 0 exactly
         return tuple(levels if self.variant == "released" else levels[:-1])
 
@@ -130,10 +134,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "llava-1.5": Preset(336, bias=0.2),
         "llava-onevision": Preset(384, bias=0.6, scale=1.2),
         # Side and bias of InternVL2.5 are its tiles' side and the other tiled family's bias: neither is published.
-        "internvl2.5": Preset(448, bias=0.6, start=0.2, floor=-0.2, scale=1.2),
-        "qwen2.5-vl": Preset(448, bias=0.6, start=0.95, falls=(0.05, 0.1, 0.2), scale=1.2),
+        "internvl2.5": Preset(448, bias=0.6, threshold=0.2, min_threshold=-0.2, scale=1.2),
+        "qwen2.5-vl": Preset(448, bias=0.6, threshold=0.95, decay=(0.05, 0.1, 0.2), scale=1.2),
         # Chosen on validation scenes, of starts from 0.6 to 0.95: these models are sure of what they cannot read.
-        "pocket": Preset(100, bias=0.2, start=0.9),
+        "pocket": Preset(100, bias=0.2, threshold=0.9),
     }
 )
 """The released settings per model family."""
@@ -190,7 +194,7 @@ def priority(existing: float, latent: float, depth: int, deepest: int, bias: flo
     return share * existing + (1 - share) * latent
 
 
-def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom: bool = False) -> Found:
+def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom: bool = False) -> Region:
     """The region of the tree `root` in which the question is answerable: best-first search (type 1).
 
     The region of highest priority is taken next (the first put in of equals), starting with the whole. If its answering
@@ -207,7 +211,7 @@ def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom:
     number from -1 to 1 for each box.
     """
     released = preset.variant == "released"
-    nothing = Found(root.box, 0.0, False)
+    nothing = Region(root.box, 0.0, False)
     levels, level = preset.levels, 0
     deepest, reached = root.deepest, False
     queue: list[tuple[float, int, Node]] = [(0.0, 0, root)]
@@ -226,7 +230,7 @@ def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom:
         passing = [one for one in seen if one[0] >= levels[level]]
         if free and passing:
             return _taken(passing, by_depth=released and to_bottom)
-        if free and (gives_up or levels[level] < preset.floor):
+        if free and (gives_up or levels[level] < preset.min_threshold):
             return nothing
         for promise, part in _promising(node, confidences, deepest, preset.bias):
             heapq.heappush(queue, (-promise, put_in, part))
@@ -240,10 +244,10 @@ def _highest(seen: Sequence[tuple[float, Node]]) -> float:
     return max(confidence for confidence, _ in seen)
 
 
-def _taken(passing: Sequence[tuple[float, Node]], by_depth: bool) -> Found:
+def _taken(passing: Sequence[tuple[float, Node]], by_depth: bool) -> Region:
     """The surest of some regions, or of the deepest ones; the first of equals."""
     confidence, node = max(passing, key=lambda one: (one[1].depth if by_depth else 0, one[0]))
-    return Found(node.box, confidence, True)
+    return Region(node.box, confidence, True)
 
 
 def _promising(node: Node, confidences: Confidences, deepest: int, bias: float) -> list[tuple[float, Node]]:
@@ -258,25 +262,25 @@ def _promising(node: Node, confidences: Confidences, deepest: int, bias: float) 
     ]
 
 
-def find_all(root: Node, confidences: Confidences, least: float = 0.6) -> list[Found]:
+def find_all(root: Node, confidences: Confidences, min_confidence: float = 0.6) -> list[Region]:
     """The regions of the tree `root` that show a target, in post-order (type 2: "how many", "all").
 
-    From the smallest up, a region is kept if its existing confidence, the `score`, is at least `least` and at least
+    From the smallest up, a region is kept if its existing confidence, the `score`, is at least `min_confidence` and at least
     that of everything inside it; it then stands for what was kept inside it. None kept: the whole image, score 0,
     `confident=False`. Every region is asked about once, all in one call. "Its children's best" of the paper is taken to
     be the best of all below, not of the next level only, so that a sure find is not swallowed by the whole image.
     """
     boxes = [node.box for node in root]
     scores = dict(zip(boxes, _asked(confidences, "existing", boxes), strict=True))
-    return _kept(root, scores, least)[0] or [Found(root.box, 0.0, False)]
+    return _kept(root, scores, min_confidence)[0] or [Region(root.box, 0.0, False)]
 
 
-def _kept(node: Node, scores: Mapping[Box, float], least: float) -> tuple[list[Found], float]:
+def _kept(node: Node, scores: Mapping[Box, float], min_confidence: float) -> tuple[list[Region], float]:
     """What is kept of a region and all inside it, and the highest confidence there."""
-    below = [_kept(child, scores, least) for child in node.children]
+    below = [_kept(child, scores, min_confidence) for child in node.children]
     highest = max((top for _, top in below), default=-math.inf)
-    if scores[node.box] >= max(highest, least):
-        return [Found(node.box, scores[node.box], True)], scores[node.box]
+    if scores[node.box] >= max(highest, min_confidence):
+        return [Region(node.box, scores[node.box], True)], scores[node.box]
     return list(chain.from_iterable(found for found, _ in below)), max(highest, scores[node.box])
 
 

@@ -4,9 +4,9 @@ They are the external tools that ViCrop is compared with (arXiv 2502.17422, tabl
 with an image and a question and gives boxes, best first; models are transformers' own.
 """
 
-from attnlens.croppers.croppers import Cropper, Regions, Scorer, clip, external, ranked
-from attnlens.croppers.detector import detector
-from attnlens.croppers.scorer import clip_scorer
-from attnlens.croppers.segmenter import segmenter
+from attnlens.croppers._cropping import Cropper, Regions, Scorer, clip, external, ranked
+from attnlens.croppers._detector import detector
+from attnlens.croppers._scorer import clip_scorer
+from attnlens.croppers._segmenter import segmenter
 
 __all__ = ["Cropper", "Regions", "Scorer", "clip", "clip_scorer", "detector", "external", "ranked", "segmenter"]

@@ -20,9 +20,9 @@ from PIL import Image
 
 from attnlens.errors import AttnLensError, quoted
 from attnlens.geometry import is_whole
-from attnlens.pocket import scenery, signs
-from attnlens.pocket.scenery import SPLITS, Background
-from attnlens.pocket.signs import COLOURS, Box, Sign
+from attnlens.pocket import _scenery, _signs
+from attnlens.pocket._scenery import SPLITS, Background
+from attnlens.pocket._signs import COLOURS, Box, Sign
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ DESCRIPTIONS = {
     "astronaut": "a photograph of an astronaut",
     "cat": "a photograph of a cat",
     "coffee": "a photograph of a cup of coffee",
-    **{kind: f"a pattern of {kind}" for kind in scenery.TEXTURES},
+    **{kind: f"a pattern of {kind}" for kind in _scenery.TEXTURES},
 }
 """What the generic prompt is answered with, by kind of background."""
 
@@ -111,9 +111,9 @@ class Scene:
     @functools.cached_property
     def image(self) -> Image.Image:
         rng = np.random.default_rng([*self.stream, 1])
-        canvas = scenery.render(rng, self.background, self.size)
+        canvas = _scenery.render(rng, self.background, self.size)
         for sign in self.signs:
-            signs.paint(canvas, sign, rng)
+            _signs.paint(canvas, sign, rng)
         return Image.fromarray(canvas)
 
 
@@ -176,14 +176,14 @@ def _check(seed: int, split: str, task: str) -> None:
 
 def _scene(stream: tuple[int, ...], target_area: float | None, size: tuple[int, int], split: str, task: str) -> Scene:
     rng = np.random.default_rng([*stream, 0])
-    background = scenery.draw(rng, split, size[0] / size[1])
+    background = _scenery.draw(rng, split, size[0] / size[1])
     unit = (size[0] * size[1]) ** 0.5
     while True:  # until the signs allow the question; a few draws at most
         count = int(rng.integers(2, 6))
         lengths = np.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1]), size=count)) * unit
         if target_area is not None:
             lengths[0] = unit * target_area**0.5
-        shown = signs.draw(rng, lengths, size)
+        shown = _signs.draw(rng, lengths, size)
         asked = ask(rng, task, shown, background, size)
         if asked is not None:
             question, labels, box = asked

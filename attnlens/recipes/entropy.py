@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from attnlens.answers.regions import crop_of
-from attnlens.boxes import Found, components
-from attnlens.boxes.suppression import best_first
+from attnlens.answers._regions import crop_of
+from attnlens.boxes import Region, components
+from attnlens.boxes._suppression import best_first
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, is_whole
 from attnlens.importance import ImportanceMap
-from attnlens.lens.reading import Reading
+from attnlens.lens import Reading
 from attnlens.maps import entropy_gradient
-from attnlens.recipes.look import Look
-from attnlens.recipes.options import side_of
+from attnlens.recipes._localization import Localization
+from attnlens.recipes._options import side_of
 
 ROUNDS = 15
 """The paper's cap of further looks."""
 
 
-def look(reading: Reading, question: str, *, count: int = 2, rounds: int = ROUNDS, window: float | None = None) -> Look:
+def locate(
+    reading: Reading, question: str, *, count: int = 2, rounds: int = ROUNDS, window: float | None = None
+) -> Localization:
     """The `count` regions that what the model is in doubt about depends on (paper: 2), each narrowed by further looks.
 
     The regions are the components of the entropy gradient (`attnlens.boxes.components`). Each is then read alone, and
@@ -44,7 +46,7 @@ def look(reading: Reading, question: str, *, count: int = 2, rounds: int = ROUND
         narrowed, used = _narrowed(reading, question, region, spread(maps[region.image]), least, left)
         regions.append(narrowed)
         left -= used
-    return Look(regions, maps[regions[0].image])
+    return Localization(regions, maps[regions[0].image])
 
 
 def spread(importance: ImportanceMap) -> float:
@@ -55,13 +57,13 @@ def spread(importance: ImportanceMap) -> float:
 
 
 def _narrowed(
-    reading: Reading, question: str, region: Found, before: float, least: float, rounds: int
-) -> tuple[Found, int]:
+    reading: Reading, question: str, region: Region, before: float, least: float, rounds: int
+) -> tuple[Region, int]:
     """The region after at most `rounds` further looks, and how many there were."""
     for used in range(rounds):
         if not region.confident or max(region.box.width, region.box.height) <= least:
             return region, used
-        importance = entropy_gradient(reading.lens.read(crop_of(reading, region)), question)
+        importance = entropy_gradient(reading.read_alone(crop_of(reading, region)), question)
         (inner, *_), after = components(importance, least, count=1), spread(importance)
         if after >= before or not inner.confident:
             return region, used + 1

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from attnlens.boxes import Found, components
-from attnlens.boxes.suppression import best_first
+from attnlens.boxes import Region, components
+from attnlens.boxes._suppression import best_first
 from attnlens.importance import ImportanceMap
-from attnlens.lens.reading import Reading
+from attnlens.lens import Reading
 from attnlens.maps import word_attention
-from attnlens.recipes.look import Look
-from attnlens.recipes.options import side_of
-from attnlens.recipes.targets import chosen_targets, one_of
+from attnlens.recipes._localization import Localization
+from attnlens.recipes._options import side_of
+from attnlens.recipes._targets import chosen_targets, one_of
 
 THRESHOLD = 0.7
 """The paper's, of a map from 0 to 1."""
@@ -21,7 +21,7 @@ COUNT = 4
 """Regions of each target at most, over all images; the paper keeps all."""
 
 
-def look(
+def locate(
     reading: Reading,
     question: str,
     *,
@@ -31,7 +31,7 @@ def look(
     instruction: int | None = None,
     threshold: float = THRESHOLD,
     window: float | None = None,
-) -> Look:
+) -> Localization:
     """The regions that stand out above `threshold` in the map of each target's words (`attnlens.maps.word_attention`).
 
     `targets`: None for those that the question names, "model" for those that the model names (the paper's way, a pass
@@ -42,10 +42,10 @@ def look(
     for targets that are no list of phrases, for other options of the wrong kind, and where the map does.
     """
     least = side_of(reading, window)
-    found: list[Found] = []
+    found: list[Region] = []
     seen: list[list[ImportanceMap]] = [[] for _ in reading.images]
-    for target in map(one_of, chosen_targets(reading.lens, question, targets)):
-        own: list[Found] = []
+    for target in map(one_of, chosen_targets(reading, question, targets)):
+        own: list[Region] = []
         for number, maps in enumerate(seen):
             maps.append(
                 word_attention(reading, question, target=target, layer=layer, instruction=instruction, image=number)
@@ -54,4 +54,4 @@ def look(
             own += [replace(region, image=number) for region in regions if region.confident]
         found += best_first(own)[:count]
     found = best_first(found)
-    return Look(found, ImportanceMap.mean(seen[found[0].image if found else 0]))
+    return Localization(found, ImportanceMap.mean(seen[found[0].image if found else 0]))

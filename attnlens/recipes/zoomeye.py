@@ -10,15 +10,15 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from attnlens import answers
+from attnlens._images import crop
 from attnlens.answers import verify
-from attnlens.boxes import Found, tree
+from attnlens.boxes import Region, tree
 from attnlens.geometry import Box
-from attnlens.images import crop
-from attnlens.lens.reading import Reading
-from attnlens.recipes.look import Look
-from attnlens.recipes.options import WINDOW, check_kind, check_template
-from attnlens.recipes.shown import by_zoomeye, sees_locally
-from attnlens.recipes.targets import chosen_targets, is_everywhere, one_of
+from attnlens.lens import Reading
+from attnlens.recipes._localization import AnswerStage, Localization, has_local_views
+from attnlens.recipes._options import WINDOW, check_kind, check_template
+from attnlens.recipes._targets import chosen_targets, is_everywhere, one_of
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class _Asked:
     def _read(self, box: Box) -> Reading:
         if box not in self.readings:
             alone = len(self.whole.images) == 1 and box == Box(0, 0, *self.image.size)
-            self.readings[box] = self.whole if alone else self.whole.lens.read(crop(self.image, box))
+            self.readings[box] = self.whole if alone else self.whole.read_alone(crop(self.image, box))
         return self.readings[box]
 
 
-def look(
+def locate(
     reading: Reading,
     question: str,
     *,
     targets: Sequence[str] | Literal["model"] | None = None,
     preset: tree.Preset | None = None,
     prompts: Prompts | None = None,
-) -> Look:
+) -> Localization:
     """The region of the tree where each target's question is answerable, enlarged to the model's input.
 
     `targets`: None for those that the question names, "model" for those that the model names (`targets_by_model`, a
@@ -109,50 +109,50 @@ def look(
     region. `preset`: a model family's settings (`attnlens.boxes.tree.PRESETS`); None: those that the adapter names, or
     those of LLaVA-1.5 with the adapter's window as the input side. `prompts`: what is asked; the paper's code has
     longer wordings, which are not printed in the paper. Of several images each is searched; a single target is where
-    the surest find is. Regions are shown as `attnlens.recipes.shown.by_zoomeye` says. Deviation: the whole of a single
+    the surest find is. Regions are shown as `presentation` says. Deviation: the whole of a single
     image, where the search ends at once if the question is answerable there, is no crop, and not read again:
     `confident=False`. Raises AttnLensError for options of the wrong kind, and for a model that answers neither yes nor
     no.
     """
     check_kind("preset", preset, tree.Preset)
     check_kind("prompts", prompts, Prompts)
-    defaults = reading.lens.spec.defaults
+    defaults = reading.defaults
     named = preset if preset is not None else tree.PRESETS.get(defaults.preset or "")
     settings = named if named is not None else tree.Preset(defaults.window or WINDOW, bias=0.2)
     prompts = prompts if prompts is not None else PROMPTS.get(defaults.preset or "", Prompts())
     side = settings.input_side * settings.scale
     shown_at = side if settings.variant == "released" else 1
-    names = chosen_targets(reading.lens, question, targets)
-    found: list[Found] = []
+    names = chosen_targets(reading, question, targets)
+    found: list[Region] = []
     for name in names:
         wanted = question if len(names) == 1 else f"What is the appearance of the {one_of(name)}?"
         asked = [_Asked(reading, image, prompts, one_of(name), wanted, shown_at) for image in reading.images]
-        if len(names) > 1 and sees_locally(reading) and _answerable(asked, settings.start):
-            return Look([])
+        if len(names) > 1 and has_local_views(reading) and _answerable(asked, settings.threshold):
+            return Localization([])
         by_image = [_searched(one, number, settings, name, len(names) > 1) for number, one in enumerate(asked)]
         best = max(by_image, key=lambda regions: max((region.score for region in regions), default=-1.0))
         found += [region for regions in by_image for region in regions] if is_everywhere(name) else best
     regions = _gathered(reading, found, side)
-    return Look(regions, None, by_zoomeye(reading, regions))
+    return Localization(regions, None, presentation(reading, regions))
 
 
-def _answerable(asked: Sequence[_Asked], start: float) -> bool:
+def _answerable(asked: Sequence[_Asked], threshold: float) -> bool:
     """Whether the question is answerable from one of the whole images."""
-    return any(one.answering([Box(0, 0, *one.image.size)])[0] >= start for one in asked)
+    return any(one.answering([Box(0, 0, *one.image.size)])[0] >= threshold for one in asked)
 
 
-def _searched(asked: _Asked, number: int, settings: tree.Preset, target: str, to_bottom: bool) -> list[Found]:
+def _searched(asked: _Asked, number: int, settings: tree.Preset, target: str, to_bottom: bool) -> list[Region]:
     """What is found of a target in the image of that number."""
     everywhere = is_everywhere(target)
     root = tree.tree(asked.image.size, settings.input_side, settings.depth_of_all if everywhere else settings.depth)
     if everywhere:
-        regions = tree.find_all(root, asked, settings.least)
+        regions = tree.find_all(root, asked, settings.min_confidence)
     else:
         regions = [tree.find_one(root, asked, settings, to_bottom=to_bottom)]
     return [replace(region, image=number) for region in regions if region.confident]
 
 
-def _gathered(reading: Reading, found: Sequence[Found], side: float) -> list[Found]:
+def _gathered(reading: Reading, found: Sequence[Region], side: float) -> list[Region]:
     """The regions of each image enlarged, and joined where they are near; all of the only image is no region of it."""
     regions = []
     for number, image in enumerate(reading.images):
@@ -160,6 +160,16 @@ def _gathered(reading: Reading, found: Sequence[Found], side: float) -> list[Fou
         score = max((region.score for region in own), default=0.0)
         boxes = tree.gathered([region.box for region in own], image.size, side)
         if len(reading.images) == 1 and Box(0, 0, *image.size) in boxes:
-            return [Found(Box(0, 0, *image.size), 0.0, False)]
-        regions += [Found(box, score, True, number) for box in boxes]
+            return [Region(Box(0, 0, *image.size), 0.0, False)]
+        regions += [Region(box, score, True, number) for box in boxes]
     return sorted(regions, key=lambda region: -region.score)
+
+
+def presentation(reading: Reading, regions: Sequence[Region], widest: float = 1000) -> AnswerStage:
+    """ZoomEye's final input. With local views: the image with the regions outlined, then their union. Else, in the
+    image's place, the union; a montage for exactly two regions whose union is more than `widest` pixels a side."""
+    if has_local_views(reading):
+        return answers.outlined_union
+    whole = Box.around([one.box for one in regions]) if regions else None
+    far = whole is not None and len(regions) == 2 and max(whole.width, whole.height) > widest
+    return answers.replace_by_montage if far else answers.union

@@ -62,7 +62,7 @@ def test_each_crop_is_asked_about_by_itself(lens):
     there, elsewhere = verify_crops(lens.read(scene.image), [scene.box, corner], asked)
     assert there.yes > 0.9
     assert elsewhere.yes < there.yes
-    alone = verify(lens.read(attnlens.images.crop(scene.image, attnlens.Box(*scene.box))), asked)
+    alone = verify(lens.read(attnlens._images.crop(scene.image, attnlens.Box(*scene.box))), asked)
     assert (there.yes, there.mass) == pytest.approx((alone.yes, alone.mass), abs=1e-5)
 
 

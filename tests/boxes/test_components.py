@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid, ImportanceMap
-from attnlens.boxes import Found, components
+from attnlens.boxes import Region, components
 
 
 def regular(values, image_size=(1000, 800)):
@@ -18,7 +18,7 @@ def regular(values, image_size=(1000, 800)):
 
 
 def whole(importance):
-    return [Found(Box(0, 0, *importance.grid.image_size), 0.0, False)]
+    return [Region(Box(0, 0, *importance.grid.image_size), 0.0, False)]
 
 
 def blob(values, rows, cols, height=1.0):

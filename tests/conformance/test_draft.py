@@ -13,10 +13,10 @@ from transformers import CONFIG_MAPPING
 import attnlens
 from attnlens import adapters
 from attnlens.conformance import check_tiny
-from attnlens.conformance.draft import Draft, draft
-from attnlens.conformance.tiny import tiny_config
+from attnlens.conformance._drafting.draft import Draft, draft
+from attnlens.conformance._tiny.model import tiny_config
 from attnlens.errors import AttnLensError
-from attnlens.lens.broken import KNOWN_BROKEN
+from attnlens.lens._model.broken import KNOWN_BROKEN
 from tests import tiny
 
 TWENTY = (
@@ -126,7 +126,7 @@ def test_whatever_goes_wrong_in_a_model_s_own_code_is_said_in_one_error(step, mo
     def surprise(*_: object, **__: object) -> None:
         raise ZeroDivisionError("as no one thought")
 
-    monkeypatch.setattr(f"attnlens.conformance.draft.{step}", surprise)
+    monkeypatch.setattr(f"attnlens.conformance._drafting.draft.{step}", surprise)
     with pytest.raises(AttnLensError, match=r"'llava' \(ZeroDivisionError: as no one thought\)\. Write the adapter"):
         draft("llava")
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attnlens import AttnLensError, Box
-from attnlens.boxes import Found
-from attnlens.croppers import clip, clip_scorer, detector, external, ranked, segmenter
+from attnlens.boxes import Region
+from attnlens.croppers import _detector, _segmenter, clip, clip_scorer, external, ranked
 from tests.croppers.models import sam_pictures, tiny_clip, tiny_rt_detr, tiny_sam, tiny_yolos
 
 QUESTION = "what is it?"
@@ -91,9 +91,9 @@ def test_the_crop_of_clip_equals_the_plain_shrinking(width, height, seed, rounds
     if expected is None:
         assert round(cut * width) in (0, width)  # what would be left out is all there is, on either side
         assert round(cut * height) in (0, height)
-        assert found == Found(Box(0, 0, width, height), 0.0, False)
+        assert found == Region(Box(0, 0, width, height), 0.0, False)
     else:
-        assert found == Found(Box(*plain_square(expected[0], (width, height))), expected[1], True)
+        assert found == Region(Box(*plain_square(expected[0], (width, height))), expected[1], True)
 
 
 def test_twenty_rounds_of_four_crops_are_scored():
@@ -133,10 +133,10 @@ def test_the_regions_that_go_best_with_the_question_come_first(data, seed, count
     score, scorer = seeded(seed)
     found = ranked(lambda image: boxes, scorer, count=count, iou=iou)(located(width, height), QUESTION)
     if not boxes:
-        assert found == [Found(Box(0, 0, width, height), 0.0, False)]
+        assert found == [Region(Box(0, 0, width, height), 0.0, False)]
     else:
         expected = plainly_ranked(boxes, (width, height), score, count, iou)
-        assert found == [Found(Box(*square), value, True) for square, value in expected]
+        assert found == [Region(Box(*square), value, True) for square, value in expected]
 
 
 # A function of the user's own
@@ -152,13 +152,13 @@ def test_any_function_of_image_and_question_is_a_cropper(kind):
 
     found = external(mine)(np.zeros((90, 150), dtype=np.uint8), QUESTION)
     assert seen == [((150, 90), "RGB", QUESTION)]
-    assert found == [Found(Box(10, 10, 40, 40), 1.0, True), Found(Box(0, 60, 30, 90), 0.5, True)]
+    assert found == [Region(Box(10, 10, 40, 40), 1.0, True), Region(Box(0, 60, 30, 90), 0.5, True)]
     assert all(type(edge) is int for one in found for edge in one.box)
 
 
 @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0, 4)], ids=["list", "array", "tensor"])
 def test_no_box_is_the_whole_image_without_confidence(nothing):
-    whole = [Found(Box(0, 0, 150, 90), 0.0, False)]
+    whole = [Region(Box(0, 0, 150, 90), 0.0, False)]
     assert external(lambda image, question: nothing)(picture(), QUESTION) == whole
     assert ranked(lambda image: nothing, lambda crops, question: [])(picture(), QUESTION) == whole
 
@@ -207,8 +207,8 @@ def test_a_cropper_is_a_function_too_and_its_boxes_keep_their_scores():
     assert [one.score for one in external(inner)(picture(), QUESTION)] == [7.0, 0.5, -2.0]
     nothing = ranked(lambda image: [], len)
     assert external(nothing)(picture(), QUESTION) == nothing(picture(), QUESTION)
-    with pytest.raises(AttnLensError, match="score of Found.*no finite number"):
-        external(lambda *_: [Found(Box(0, 0, 5, 5), math.nan, True)])(picture(), QUESTION)
+    with pytest.raises(AttnLensError, match="score of Region.*no finite number"):
+        external(lambda *_: [Region(Box(0, 0, 5, 5), math.nan, True)])(picture(), QUESTION)
 
 
 def test_a_box_given_twice_is_one():
@@ -263,17 +263,17 @@ def test_scores_that_are_not_one_finite_number_for_each_crop_are_refused(scores)
         (lambda: ranked(len, len, iou=-0.1), "iou is -0.1"),
         (lambda: ranked(len, len, iou=math.nan), "iou is nan"),
         (lambda: ranked(len, len, iou="0.3"), "iou is '0.3'"),
-        (lambda: detector("nowhere/at-all", threshold="x"), "threshold is 'x'"),
-        (lambda: segmenter("nowhere/at-all", quality=None), "quality is None"),
-        (lambda: segmenter(*tiny_clip()), "model is a CLIPModel; expected a SamModel"),
+        (lambda: _detector("nowhere/at-all", threshold="x"), "threshold is 'x'"),
+        (lambda: _segmenter("nowhere/at-all", quality=None), "quality is None"),
+        (lambda: _segmenter(*tiny_clip()), "model is a CLIPModel; expected a SamModel"),
         (lambda: clip_scorer(*tiny_sam()), "model is a SamModel; expected a CLIPModel"),
         (lambda: clip_scorer("nowhere/at-all", batch=0), "batch is 0"),
         (lambda: clip_scorer("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
-        (lambda: detector("nowhere/at-all", threshold=1), "threshold is 1"),
-        (lambda: detector("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
-        (lambda: segmenter("nowhere/at-all", points=0), "points is 0"),
-        (lambda: segmenter("nowhere/at-all", iou=2), "iou is 2"),
-        (lambda: segmenter(object()), "object came without processor="),
+        (lambda: _detector("nowhere/at-all", threshold=1), "threshold is 1"),
+        (lambda: _detector("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
+        (lambda: _segmenter("nowhere/at-all", points=0), "points is 0"),
+        (lambda: _segmenter("nowhere/at-all", iou=2), "iou is 2"),
+        (lambda: _segmenter(object()), "object came without processor="),
     ],
 )
 def test_nonsense_is_refused_when_the_cropper_is_made(make, words):
@@ -342,15 +342,17 @@ def test_a_detectors_boxes_are_the_plain_ones_in_pixels_of_the_image(make, queri
         if confidence > threshold and box.width >= 1 and box.height >= 1:
             expected.append(box.to_pixels(image.size))
     assert 0 < len(expected) < len(seen)
-    assert detector(model, processor, threshold=threshold)(image) == expected
+    assert _detector(model, processor, threshold=threshold)(image) == expected
 
 
 def test_a_detector_that_is_sure_of_nothing_gives_the_whole_image_without_confidence():
-    cropper = ranked(detector(*tiny_yolos(), threshold=0.9999), clip_scorer(*tiny_clip()))
-    assert cropper(picture(), QUESTION) == [Found(Box(0, 0, 150, 90), 0.0, False)]
+    cropper = ranked(_detector(*tiny_yolos(), threshold=0.9999), clip_scorer(*tiny_clip()))
+    assert cropper(picture(), QUESTION) == [Region(Box(0, 0, 150, 90), 0.0, False)]
 
 
-@pytest.mark.parametrize(("make", "regions"), [(tiny_yolos, detector), (tiny_rt_detr, detector), (tiny_sam, segmenter)])
+@pytest.mark.parametrize(
+    ("make", "regions"), [(tiny_yolos, _detector), (tiny_rt_detr, _detector), (tiny_sam, _segmenter)]
+)
 def test_a_model_that_computes_nan_is_an_error_not_an_empty_image(make, regions):
     model, processor = make()
     with torch.no_grad():
@@ -361,7 +363,7 @@ def test_a_model_that_computes_nan_is_an_error_not_an_empty_image(make, regions)
 
 def test_an_image_that_the_processor_cannot_prepare_is_an_error_that_says_so():
     with pytest.raises(AttnLensError, match="YolosImageProcessorPil cannot prepare this image"):
-        detector(*tiny_yolos())(picture(1, 900))
+        _detector(*tiny_yolos())(picture(1, 900))
 
 
 def test_a_clip_that_computes_nan_is_an_error():
@@ -402,7 +404,7 @@ def test_the_boxes_of_sam_equal_those_of_one_point_after_the_other(size, batch):
     for _, box in sorted(found, key=lambda one: -one[0]):
         if all(overlap(box, other) <= 0.9 for other in kept):
             kept.append(box)
-    regions = segmenter(
+    regions = _segmenter(
         model, processor, points=points, quality=quality, stability=stability, iou=0.9, batch=batch
     )  # fmt: skip
     assert found
@@ -438,7 +440,7 @@ def test_what_is_painted_into_an_image_is_found_where_it_was_painted(size):
     image = Image.new("RGB", size, "white")
     for colour, (x1, y1, x2, y2) in painted.items():
         image.paste(colour, (int(x1 * width), int(y1 * height), int(x2 * width), int(y2 * height)))
-    boxes = segmenter(ColourSam(), sam_pictures(resample=0), points=16)(image)
+    boxes = _segmenter(ColourSam(), sam_pictures(resample=0), points=16)(image)
     cell = 2 * max(size) / 64
     for x1, y1, x2, y2 in painted.values():
         expected = np.array([x1 * width, y1 * height, x2 * width, y2 * height])
@@ -452,9 +454,9 @@ def test_every_cropper_of_transformers_models_gives_ints_inside_the_image(size):
     scorer = clip_scorer(*tiny_clip())
     croppers = [
         clip(scorer, rounds=3),
-        ranked(detector(*tiny_yolos(), threshold=0), scorer, count=2),
-        ranked(detector(*tiny_rt_detr(), threshold=0), scorer, count=2),
-        ranked(segmenter(*tiny_sam(), points=2, quality=0, stability=0), scorer, count=2),
+        ranked(_detector(*tiny_yolos(), threshold=0), scorer, count=2),
+        ranked(_detector(*tiny_rt_detr(), threshold=0), scorer, count=2),
+        ranked(_segmenter(*tiny_sam(), points=2, quality=0, stability=0), scorer, count=2),
     ]
     for cropper in croppers:
         for found in cropper(picture(*size), QUESTION):
@@ -466,13 +468,13 @@ def test_every_cropper_of_transformers_models_gives_ints_inside_the_image(size):
 
 @pytest.mark.parametrize(
     ("make", "part"),
-    [(tiny_yolos, detector), (tiny_rt_detr, detector), (tiny_sam, segmenter), (tiny_clip, clip_scorer)],
+    [(tiny_yolos, _detector), (tiny_rt_detr, _detector), (tiny_sam, _segmenter), (tiny_clip, clip_scorer)],
 )
 def test_a_folder_gives_the_same_as_the_objects_saved_in_it(make, part, tmp_path):
     model, processor = make()
     for saved in (model, processor):
         saved.save_pretrained(tmp_path)
-    options = {detector: {"threshold": 0}, segmenter: {"quality": 0, "stability": 0, "points": 3}, clip_scorer: {}}[
+    options = {_detector: {"threshold": 0}, _segmenter: {"quality": 0, "stability": 0, "points": 3}, clip_scorer: {}}[
         part
     ]
     asked = ([picture(), picture(40, 40)], QUESTION) if part is clip_scorer else (picture(),)
@@ -488,7 +490,7 @@ def test_importing_the_croppers_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("make", "part"), [(tiny_yolos, detector), (tiny_sam, segmenter), (tiny_clip, clip_scorer)])
+@pytest.mark.parametrize(("make", "part"), [(tiny_yolos, _detector), (tiny_sam, _segmenter), (tiny_clip, clip_scorer)])
 def test_a_model_is_put_on_the_device_that_is_named(make, part):
     model, processor = make()
     part(model, processor)

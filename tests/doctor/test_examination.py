@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from attnlens import doctor, pocket, versions
-from attnlens.doctor import attempts, devices, examination, folders, packages, probes
+from attnlens import _doctor, _versions, pocket
+from attnlens._doctor import attempts, devices, examination, folders, packages, probes
 
 ROOT = Path(__file__).parents[2]
 WELL = {f"import {name}": {} for name in packages.MODULES.values()}
@@ -92,17 +92,17 @@ def test_a_torchvision_beside_a_torch_that_fails_is_not_to_blame(fake):
 
 def test_torchvision_that_is_absent_is_fine_and_one_without_files_is_said(monkeypatch):
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(versions, "installed", lambda name: None)
+    monkeypatch.setattr(_versions, "installed", lambda name: None)
     (absent,) = packages.torchvision({})
     assert (absent.state, absent.advice) == ("ok", "")
-    monkeypatch.setattr(versions, "installed", lambda name: "0.29.1")
+    monkeypatch.setattr(_versions, "installed", lambda name: "0.29.1")
     (gone,) = packages.torchvision({})
     assert (gone.state, gone.advice) == ("note", "pip uninstall torchvision")
 
 
 def test_a_torch_that_cannot_be_imported_is_told_of_and_everything_else_is_still_looked_at(fake):
     fake("torch", "raise OSError('libtorch.so: cannot open shared object file')")
-    findings = list(doctor.examine())
+    findings = list(_doctor.examine())
     assert {one.area for one in findings} == {"versions", "extras", "devices", "folders"}
     assert by_name(findings)["torch"].state == "fails"
     assert "libtorch.so" in by_name(findings)["torch"].seen
@@ -113,14 +113,14 @@ def test_a_torch_that_cannot_be_imported_is_told_of_and_everything_else_is_still
 
 def test_a_python_that_cannot_be_started_is_a_finding(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    (found,) = [one for one in doctor.examine() if one.area == "devices" and one.name == "Python"]
+    (found,) = [one for one in _doctor.examine() if one.area == "devices" and one.name == "Python"]
     assert (found.state, "could not be started" in found.seen) == ("fails", True)
 
 
 def test_an_error_while_looking_is_a_finding(monkeypatch):
     monkeypatch.setattr(examination.attempts, "attempt", lambda kind, timeout: WELL)
     monkeypatch.setattr(examination.packages, "needed", lambda tried: 1 / 0)
-    (found,) = [one for one in doctor.examine() if "ZeroDivisionError" in one.seen]
+    (found,) = [one for one in _doctor.examine() if "ZeroDivisionError" in one.seen]
     assert (found.area, found.state) == ("versions", "fails")
 
 
@@ -131,14 +131,14 @@ HEAVY = ["torch", "transformers", "nnsight", "numpy", "PIL", "yaml", "scipy", "p
     ("blocked", "begin"),
     [
         (HEAVY, "from attnlens.cli import app; sys.argv = ['attnlens', 'doctor']; app()"),
-        ([*HEAVY, "typer", "rich", "pydantic"], "from attnlens.doctor.__main__ import main; sys.exit(main())"),
+        ([*HEAVY, "typer", "rich", "pydantic"], "from attnlens._doctor.__main__ import main; sys.exit(main())"),
     ],
-    ids=["the command", "python -m attnlens.doctor"],
+    ids=["the command", "python -m attnlens._doctor"],
 )
 def test_it_begins_without_what_it_looks_at(blocked, begin):
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
-        "from attnlens.doctor import attempts; attempts.attempt = lambda kind, timeout: {}; "
+        "from attnlens._doctor import attempts; attempts.attempt = lambda kind, timeout: {}; "
     )
     done = subprocess.run([sys.executable, "-c", code + begin], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (1, "")
@@ -161,19 +161,19 @@ def test_every_package_that_attnlens_asks_for_is_looked_at():
 
 def test_versions_are_told_against_the_tested_range(monkeypatch):
     here = dict.fromkeys(packages.MODULES, "99.1") | {"transformers": "5.22.0", "nnsight": None}
-    monkeypatch.setattr(versions, "installed", lambda name: here.get(name, "3.12.1"))
+    monkeypatch.setattr(_versions, "installed", lambda name: here.get(name, "3.12.1"))
     found = by_name(packages.needed(WELL))
     assert (found["torch"].state, found["transformers"].state, found["nnsight"].state) == ("note", "fails", "fails")
     assert found["Python"].state == "ok"
     assert "pip install 'transformers>=5.23" in found["transformers"].advice
-    assert str(versions.TESTED["transformers"]) in found["transformers"].seen
+    assert str(_versions.TESTED["transformers"]) in found["transformers"].seen
     assert found["nnsight"].seen == "not installed"
 
 
 def test_what_is_older_than_asked_for_missing_or_broken_says_the_command_that_mends_it(monkeypatch):
     packaging = pytest.importorskip("packaging.requirements")
     here = {"pillow": "9.0", "pydantic": None}
-    monkeypatch.setattr(versions, "installed", lambda name: here.get(name, "99.1"))
+    monkeypatch.setattr(_versions, "installed", lambda name: here.get(name, "99.1"))
     asked = {"pillow": packaging.Requirement("pillow>=10.1"), "pydantic": packaging.Requirement("pydantic>=2")}
     monkeypatch.setattr(packages, "_requirement", asked.get)
     found = by_name(packages.needed(WELL | {"import scipy": {"error": "ImportError: DLL load failed"}}))
@@ -185,7 +185,7 @@ def test_what_is_older_than_asked_for_missing_or_broken_says_the_command_that_me
 
 
 def test_what_another_package_broke_is_not_reinstalled(monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda name: "3.12.1" if name == "Python" else "5.24.0")
+    monkeypatch.setattr(_versions, "installed", lambda name: "3.12.1" if name == "Python" else "5.24.0")
     torchvision = "RuntimeError: operator torchvision::nms does not exist"
     found = by_name(packages.needed(WELL | {"import transformers": {"error": torchvision}}))
     assert found["transformers"].advice == "The reason is torchvision: mend that first."
@@ -207,7 +207,7 @@ def test_a_package_run_from_a_folder_asks_for_nothing(monkeypatch):
 
 
 def test_an_extra_is_fine_where_it_is_absent_and_a_finding_where_it_is_broken(monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda name: "3.1" if name == "matplotlib" else None)
+    monkeypatch.setattr(_versions, "installed", lambda name: "3.1" if name == "matplotlib" else None)
     found = by_name(packages.extras({"import matplotlib": {"error": "ImportError: numpy 1"}}))
     assert (found["matplotlib"].state, found["gradio"].state) == ("fails", "ok")
     assert 'pip install "attnlens[app]"' in found["gradio"].seen

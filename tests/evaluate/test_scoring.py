@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate.scoring import Interval, bootstrap, difference, fresh, right
+from attnlens.evaluate._scoring import Interval, bootstrap, difference, fresh, right
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens.attention import OPEN, ROWS, chosen, implementation
+from attnlens.lens._capture.attention import OPEN, ROWS, chosen, implementation
 from tests import tiny
 
 QUESTION = "what is it?"
@@ -89,7 +89,7 @@ def test_a_model_whose_masks_are_lost_is_refused_and_not_read_wrongly(
         update={"language_model": spec.language_model.model_copy(update={"strategy": "one_pass"})}
     )
     lens = attnlens.load(model=model, processor=processor, adapter=one_pass)
-    for site in lens.structure.attention:
+    for site in lens._host.structure.attention:
         model.get_submodule(site.path).is_causal = is_causal
     reading = lens.read(tiny.images("square", 1))
     assert reading.trace(QUESTION).attention.max() > 0

@@ -14,8 +14,8 @@ import torch
 
 import attnlens
 from attnlens import AttnLensError, adapters
-from attnlens.conformance.report import tiny_lens
-from attnlens.lens.reading import Reading
+from attnlens.conformance._report import tiny_lens
+from attnlens.lens._reading import Reading
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -77,7 +77,7 @@ def test_other_results_come_back_from_file_pickle_and_copy_as_they_were(lens: An
         with pytest.raises(AttnLensError, match=f"holds a {type(one).__name__}, not a ImportanceMap"):
             attnlens.ImportanceMap.load(tmp_path / "one.safetensors")
     result = attnlens.ask(lens, image, QUESTION)
-    answers = [reading.answer(QUESTION), result, result.cost, *result.found, *result.boxes]
+    answers = [reading.answer(QUESTION), result, result.cost, *result.regions, *result.boxes]
     for one in (*kept, *answers, result.importance, reading.grids[0]):
         assert pickle.loads(pickle.dumps(one)) == one
         assert copy.deepcopy(one) == one

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from attnlens import adapters
-from attnlens.conformance.tiny import tiny_config
-from attnlens.conformance.tiny_images import tiny_image_processor
-from attnlens.lens.joining import joined
+from attnlens.conformance._tiny.image_processor import tiny_image_processor
+from attnlens.conformance._tiny.model import tiny_config
+from attnlens.lens._inputs.batching import joined
 
 WIDE, TALL, SMALL = (173, 97), (91, 160), (40, 30)
 TYPES = [

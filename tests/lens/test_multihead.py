@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attnlens.errors import AttnLensError
-from attnlens.lens.multihead import opened
+from attnlens.lens._capture.multihead import opened
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 4, 7, 12, 2
 

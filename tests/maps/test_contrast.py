@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import attnlens
 from attnlens import maps
-from attnlens.conformance.report import sample_images
+from attnlens.conformance._report import sample_images
 from attnlens.errors import AttnLensError
-from attnlens.maps.contrast import strongest
+from attnlens.maps._contrast import strongest
 from attnlens.pocket import scenes
 from tests import tiny
 from tests.lens.reference import reference

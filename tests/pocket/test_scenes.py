@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.pocket import scenery, scenes, signs
+from attnlens.pocket import _scenery, _signs, scenes
 
 
 def test_a_seed_makes_the_same_scene_again():
@@ -34,7 +34,7 @@ def test_the_question_is_about_the_sign_in_the_box(seed):
     assert scene.answer.isdigit()
     x1, y1, x2, y2 = scene.box
     ring = np.asarray(scene.image, int)[y1:y2, x1:x2][1:-1, 1]
-    near = np.abs(ring - signs.COLOURS[target.colour]).max(axis=1) <= 16
+    near = np.abs(ring - _signs.COLOURS[target.colour]).max(axis=1) <= 16
     assert near[len(ring) // 4 : -len(ring) // 4].mean() > 0.8
 
 
@@ -87,7 +87,7 @@ def test_sized_scenes_are_rectangles_of_256_to_2048_pixels():
 def test_every_task_asks_what_the_signs_answer(task, seed):
     scene = scenes.sized(seed, "medium", task=task)
     by_colour = {sign.colour: sign for sign in scene.signs}
-    named = [name for name in signs.COLOURS if name in scene.question]
+    named = [name for name in _signs.COLOURS if name in scene.question]
     assert scene.answer == scene.labels[0]
     match task:
         case "read":
@@ -131,16 +131,16 @@ def test_a_scene_is_painted_only_when_its_image_is_asked_for():
 def test_backgrounds_of_two_splits_never_overlap():
     rng = np.random.default_rng(0)
     drawn = {
-        split: [scenery.draw(rng, split, aspect) for aspect in (0.5, 1.0, 2.0) for _ in range(300)]
+        split: [_scenery.draw(rng, split, aspect) for aspect in (0.5, 1.0, 2.0) for _ in range(300)]
         for split in scenes.SPLITS
     }
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        for kind in scenery.KINDS:
+        for kind in _scenery.KINDS:
             first = {background.variant for background in drawn[one] if background.kind == kind}
             second = {background.variant for background in drawn[other] if background.kind == kind}
             assert first
             assert second
-            if kind in scenery.TEXTURES:
+            if kind in _scenery.TEXTURES:
                 assert not first & second
             else:
                 assert max(box[2] for box in first) <= min(box[0] for box in second)
@@ -150,12 +150,12 @@ def test_every_background_can_be_rendered():
     rng = np.random.default_rng(0)
     kinds = set()
     for _ in range(60):
-        background = scenery.draw(rng, "test", 1.5)
-        pixels = scenery.render(rng, background, (96, 64))
+        background = _scenery.draw(rng, "test", 1.5)
+        pixels = _scenery.render(rng, background, (96, 64))
         assert pixels.shape == (64, 96, 3)
         assert pixels.dtype == np.uint8
         kinds.add(background.kind)
-    assert kinds == set(scenery.KINDS)
+    assert kinds == set(_scenery.KINDS)
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,13 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAEConfi
 from transformers.models.emu3.modeling_emu3 import Emu3ImageVocabularyMapping
 from transformers.models.gemma4.image_processing_pil_gemma4 import convert_image_to_patches
 
-from attnlens.adapters import library
-from attnlens.adapters.grids import GridSpec, PositionsGrid, SizesGrid, SquareGrid, ThwGrid
-from attnlens.conformance.standins import image_processor_class
+from attnlens.adapters import _library
+from attnlens.adapters._grids import GridSpec, PositionsGrid, SizesGrid, SquareGrid, ThwGrid
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
-from attnlens.lens.layouts import Layout, Processed, layout_of
-from attnlens.lens.layouts.placing import Canvas, placed
+from attnlens.lens._layouts import Layout, Processed, layout_of
+from attnlens.lens._layouts.canvas import Canvas, placed
 from tests import tiny
 from tests.lens.layouts.painting import Box, boxes, every_size, grey, painted
 
@@ -58,7 +58,7 @@ Numbers = NDArray[np.float64]
 
 @cache
 def grid_of(adapter: str) -> GridSpec:
-    return library.find(adapter).grid
+    return _library.find(adapter).grid
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def test_each_family_s_own_processor_and_config_give_a_grid_of_its_tokens(family
     for image in tiny.images(kind, 2):
         inputs = processor.image_processor(images=[image], return_tensors="pt")
         layout = layout_of(
-            library.find(family).grid, Processed(image.size, inputs, processor.image_processor, model.config)
+            _library.find(family).grid, Processed(image.size, inputs, processor.image_processor, model.config)
         )
         tokens = int(inputs["image_grid_thw"].prod()) // 4 if family == "qwen2_5_vl" else 36
         assert layout.grid.image_size == image.size
@@ -421,7 +421,7 @@ def test_gemma4_unified_s_merged_patches_lie_where_their_positions_say() -> None
     config = SimpleNamespace(vision_config=SimpleNamespace(model_patch_size=k * patch))
     processor = SimpleNamespace(do_resize=True)
     inputs = {"pixel_values": pixels, "image_position_ids": positions}
-    layout = layout_of(library.find("gemma4_unified").grid, Processed((100, 80), inputs, processor, config))
+    layout = layout_of(_library.find("gemma4_unified").grid, Processed((100, 80), inputs, processor, config))
     assert layout.cells.tolist() == list(range(rows * cols))
     assert layout.grid == Grid.regular(rows, cols, (100, 80))
     assert layout.views[0].pixels is not None

@@ -1,6 +1,0 @@
-"""What works here, and what to do about what does not: versions, torchvision, devices, dtypes, attention, folders."""
-
-from attnlens.doctor.examination import examine
-from attnlens.doctor.findings import Finding, State
-
-__all__ = ["Finding", "State", "examine"]

@@ -1,0 +1,124 @@
+"""What a reading runs on: a model with its processor and adapter, and all that is made once for the three."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from attnlens._upstream import is_hooked
+from attnlens.adapters._schema import AdapterSpec, Defaults
+from attnlens.errors import AttnLensError
+from attnlens.lens._capture.tracer import Tracer
+from attnlens.lens._cost import Meter
+from attnlens.lens._inputs.batching import on_device
+from attnlens.lens._inputs.prompt import Prompt, Prompter
+from attnlens.lens._model.broken import check_runs
+from attnlens.lens._model.exclusive import lock_of
+from attnlens.lens._model.generator import Generator, decoder_prompt
+from attnlens.lens._model.structure import structure_of
+
+
+class Host:
+    """One for each lens; its parts are what the rest of `lens` works with."""
+
+    def __init__(self, model: Any, processor: Any, adapter: AdapterSpec) -> None:
+        check_runs(model.config.model_type)
+        self.model = model
+        self.processor = processor
+        self.adapter = adapter
+        self.tokenizer = processor.tokenizer
+        self.structure = structure_of(model, self.tokenizer, adapter)
+        self.generator = Generator(self.structure.generator, self.tokenizer)
+        self.prompter = Prompter(processor, adapter, model, self.structure.image_token_id)
+        self.tracer = Tracer(model)
+        self.meter = Meter()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Host:
+        """Between two looks, so that the copy is the model as it is at rest. Raises AttnLensError where it is bound to
+        devices by hooks, or quantised: no copy of it is sure to run on weights of its own."""
+        if getattr(self.model, "is_quantized", False) or is_hooked(self.model):
+            raise AttnLensError(
+                f"This {self.name} is quantised or spread over devices, and cannot be copied. Load it once more for a "
+                "second lens; one lens may be used from several threads."
+            )
+        with lock_of(self.model):
+            return Host(copy.deepcopy(self.model, memo), copy.deepcopy(self.processor, memo), self.adapter)
+
+    @property
+    def name(self) -> str:
+        """The model's class, for messages."""
+        return type(self.model).__name__
+
+    @property
+    def defaults(self) -> Defaults:
+        """What the adapter states of layers, window and presets."""
+        return self.adapter.defaults
+
+    @property
+    def depth(self) -> int:
+        """How many layers the language model has, as far as its attention is known."""
+        return max(self.structure.layers) + 1
+
+    def inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """The whole prompt as the whole model takes it."""
+        inputs = {"input_ids": prompt.ids, "attention_mask": torch.ones_like(prompt.ids), **prompt.extras}
+        inputs |= on_device(prompt.vision(), self.model)
+        if self.structure.attends_to == "encoder":
+            inputs["decoder_input_ids"] = decoder_prompt(self.generator.model, prompt.ids)
+        return inputs | self.generator.last_logits_only
+
+    def check_context(self, tokens: int) -> None:
+        """Raises AttnLensError where a prompt, or a prompt and its answer, of so many tokens is too long."""
+        context = self.structure.context
+        if context is not None and tokens > context:
+            raise AttnLensError(
+                f"The prompt and its answer take {tokens} tokens, and the model's context holds {context}. Shorten the "
+                "question, read fewer or smaller images, or ask for fewer regions (count=) or new tokens."
+            )
+
+    def layer_index(self, layer: int | str | None = None) -> int | None:
+        """The index into `Trace.layers` of a layer's number; None stands for the mean of all.
+
+        `layer`: a layer's number, "mean", or None for the adapter's default (scaled to this model's depth).
+        """
+        return _index(self._default_layer() if layer is None else layer, self.structure.layers, "layer")
+
+    def connector_layer_index(self, layer: int | str | None = None) -> int | None:
+        """The same for the connector: the index of one of its attention layers; None stands for the mean of all."""
+        count = len(self.structure.connector)
+        if layer is None:
+            layer = self.defaults.connector_layer
+            layer = min(layer, count - 1) if isinstance(layer, int) else layer
+        return _index(layer, tuple(range(count)), "connector layer")
+
+    @property
+    def value_layers(self) -> tuple[int, int] | None:
+        """The first and the last layer whose cached values show where an object is, as the adapter says, scaled to this
+        model's depth; None where it does not say."""
+        stated, layers = self.defaults.value_layers, self.defaults.layers
+        if stated is None or layers is None:
+            return stated
+        return self._scaled(stated[0], layers), self._scaled(stated[1], layers)
+
+    def _default_layer(self) -> int | str:
+        layer, layers = self.defaults.layer, self.defaults.layers
+        if layer == "mean" or layers is None:
+            return layer
+        wanted = self._scaled(layer, layers)
+        return min(self.structure.layers, key=lambda one: abs(one - wanted))
+
+    def _scaled(self, layer: int, depth: int) -> int:
+        """As deep in this model as `layer` in one of `depth` layers."""
+        return int((layer + 0.5) / depth * self.depth)
+
+
+def _index(layer: int | str, layers: Sequence[int], word: str) -> int | None:
+    if layer == "mean":
+        return None
+    if isinstance(layer, bool) or layer not in layers:
+        known = ", ".join(map(str, layers))
+        raise AttnLensError(f"There is no {word} {layer!r} with attention to see. Expected one of {known}, or 'mean'.")
+    return list(layers).index(int(layer))

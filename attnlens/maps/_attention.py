@@ -1,0 +1,153 @@
+"""Relative attention and gradient-weighted attention (ViCrop, arXiv 2502.17422)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Grid
+from attnlens.importance import ImportanceMap
+from attnlens.lens import Reading
+from attnlens.lens._image_trace import ImageTrace
+from attnlens.lens._reading import LayerChoice, Sinks
+from attnlens.lens._trace import Array
+from attnlens.maps._rollout import left_on_grid, masked, on_image
+
+GENERIC_QUESTION = "Write a general description of the image."
+"""The paper's q': what the question's attention is measured against."""
+
+RELEASED_SUFFIX = " Answer the question using a single word or phrase."
+"""What the released code adds to the generic question too, and the paper does not show."""
+
+EPSILON = 1e-6
+"""Of a ratio's denominator, relative to its mean: it keeps a cell without generic attention from becoming infinite."""
+
+Variant = Literal["paper", "released"]
+
+
+def relative_attention(
+    reading: Reading,
+    question: str,
+    layer: LayerChoice = None,
+    *,
+    connector_layer: LayerChoice = None,
+    generic: str = GENERIC_QUESTION,
+    variant: Variant = "paper",
+    sinks: Sinks = "keep",
+    image: int = 0,
+) -> ImportanceMap:
+    """A_rel(x, q) = A_si(x, q) / A_si(x, q'): attention to the image for the question, against a generic one.
+
+    A_si is the head-mean attention of the last prompt token to the image tokens at one layer, carried to patches by
+    the head-mean attention of one connector layer where the connector has attention. `layer`: a layer's number,
+    "mean" for the mean of all, None for the adapter's default. `generic`: q'. `image`: which of the images read.
+    `sinks="mask"` takes each layer's attention sinks (`Reading.sinks`) out of both attentions before anything is
+    averaged or carried, and gives cells of which nothing is left the least ratio of the others.
+    Deviation: the denominator has `EPSILON` times its own mean added; `variant="released"` divides plainly and
+    appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant, and where
+    sinks are to be masked that are not known, or are all there is.
+    """
+    looked = _generic_and_question(
+        reading, question, generic, variant, image, layer=layer, connector_layer=connector_layer, sinks=sinks
+    )
+    marks = looked[1].sinks
+    whole, asked = (on_image(one, masked(one.attention.mean(axis=1), marks).mean(axis=0)) for one in looked)
+    values = _relative(asked, whole, variant)
+    if looked[1].connector is None:
+        values = left_on_grid(values, marks, looked[1].layout)
+    return ImportanceMap(values, looked[1].grid)
+
+
+def relative_attention_by_layer(
+    reading: Reading,
+    question: str,
+    *,
+    heads: bool = False,
+    generic: str = GENERIC_QUESTION,
+    variant: Variant = "paper",
+    image: int = 0,
+) -> tuple[Array, Grid]:
+    """A_rel at every pair of layers, from the same two traces as one map of `relative_attention`; and where it lies.
+
+    float32 [connector_layers, layers, rows, cols], connector_layers being 1 where the connector has no attention; with
+    `heads` [connector_layers, layers, heads, rows, cols], one for each head of the language model, the connector's
+    heads averaged. `layers` are those of `Trace.layers`. Other parameters and errors as in `relative_attention`.
+    """
+    looked = _generic_and_question(
+        reading, question, generic, variant, image, layer="mean", connector_layer="mean", sinks="keep"
+    )
+    whole, asked = (_by_layer(one, heads) for one in looked)
+    return _relative(asked, whole, variant), looked[1].grid
+
+
+def gradient_attention(
+    reading: Reading,
+    question: str,
+    layer: LayerChoice = None,
+    *,
+    connector_layer: LayerChoice = None,
+    sinks: Sinks = "keep",
+    image: int = 0,
+) -> ImportanceMap:
+    """A~_st = A_st * max(0, dv/dA_st), and the same in the connector: attention that raises the answer's probability.
+
+    v = log p(t*), t* the most probable next token. Heads are averaged after the product, in the paper's code and
+    here. Parameters and errors as in `relative_attention`; `sinks="mask"` works on each layer's head mean of the
+    product. Only the last token (or, behind a question-dependent connector, the language model) needs a backward pass.
+    """
+    seen = reading.image_trace(
+        question, image, layer=layer, connector_layer=connector_layer, gradients=True, sinks=sinks
+    )
+    weighted = masked(_raising(seen.attention, seen.gradient).mean(axis=1), seen.sinks).mean(axis=0)
+    connector = None if seen.connector is None else _raising(seen.connector, seen.connector_gradient)
+    return ImportanceMap(on_image(seen, weighted, connector), seen.grid)
+
+
+def _raising(attention: Array, gradient: Array | None) -> Array:
+    """Attention times its gradient, where that is positive."""
+    if gradient is None:
+        raise AttnLensError("The trace holds no gradients, although they were asked for.")
+    return np.asarray(attention * np.maximum(gradient, 0))
+
+
+def _generic_and_question(
+    reading: Reading,
+    question: str,
+    generic: str,
+    variant: Variant,
+    image: int,
+    *,
+    layer: LayerChoice,
+    connector_layer: LayerChoice,
+    sinks: Sinks,
+) -> tuple[ImageTrace, ImageTrace]:
+    """The question second: an answer decodes on from its tail. What is masked are its sinks."""
+    check_variant(variant)
+    generic += RELEASED_SUFFIX if variant == "released" else ""
+    return (
+        reading.image_trace(generic, image, layer=layer, connector_layer=connector_layer),
+        reading.image_trace(question, image, layer=layer, connector_layer=connector_layer, sinks=sinks),
+    )
+
+
+def _relative(attended: Array, reference: Array, variant: Variant) -> Array:
+    """The ratio of two [..., rows, cols], which the paper's code takes plainly."""
+    mean = reference.mean(axis=(-2, -1), keepdims=True).astype(np.float64) if variant == "paper" else 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return attended / (reference + np.float32(EPSILON * mean))
+
+
+def _by_layer(seen: ImageTrace, heads: bool) -> Array:
+    """A_si of every pair of layers: [connector_layers, layers, rows, cols], or with heads before the rows."""
+    tokens = seen.attention if heads else seen.attention.mean(axis=1)
+    if seen.connector is None:
+        return seen.layout.on_grid(tokens[None])
+    return seen.layout.on_grid(np.stack([tokens @ patches for patches in seen.connector.mean(axis=1)]))
+
+
+def check_variant(variant: str) -> None:
+    """Raises `AttnLensError` unless `variant` is one that exists."""
+    if variant not in ("paper", "released"):
+        raise AttnLensError(f"The variant is {variant!r}; expected 'paper' or 'released'.")
