@@ -15,15 +15,31 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from attnlens import _renamed
+
 if TYPE_CHECKING:
-    from attnlens import adapters, analysis, answers, boxes, evaluate, maps, pocket, recipes, show
+    from attnlens import (
+        adapters,
+        analysis,
+        answers,
+        boxes,
+        conformance,
+        croppers,
+        evaluate,
+        lens,
+        maps,
+        montage,
+        pocket,
+        recipes,
+        show,
+    )
+    from attnlens._video import frames
     from attnlens.adapters import AdapterSpec
     from attnlens.errors import AttnLensError
     from attnlens.geometry import Box, Grid
     from attnlens.importance import ImportanceMap
     from attnlens.lens import load
-    from attnlens.recipes import Recipe
-    from attnlens.recipes._ask import ask
+    from attnlens.recipes import Recipe, ask
 
 __version__ = "0.1.0"
 
@@ -36,16 +52,18 @@ __all__ = [
     "Recipe",
     "__version__",
     "adapters",
+    "analysis",
     "answers",
     "ask",
-    "attribution",
     "boxes",
-    "canvas",
+    "conformance",
     "croppers",
     "evaluate",
     "frames",
+    "lens",
     "load",
     "maps",
+    "montage",
     "pocket",
     "recipes",
     "show",
@@ -63,6 +81,9 @@ _HOMES = {
     "load": "attnlens.lens",
 }
 _SUBMODULES = frozenset(__all__) - frozenset(_HOMES) - {"__version__"}
+_OLD = {"attribution": "analysis", "canvas": "montage"}
+
+_renamed.keep_modules()
 
 
 def __getattr__(name: str) -> Any:
@@ -72,6 +93,8 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _SUBMODULES:
         return importlib.import_module(f"attnlens.{name}")
+    if name in _OLD:
+        return _renamed.names("attnlens", 4, **_OLD)(name)
     raise AttributeError(f"module 'attnlens' has no attribute {name!r}")
 
 

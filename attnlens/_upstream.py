@@ -186,21 +186,20 @@ def is_hooked(model: Any) -> bool:
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
-def model_folder(code: str) -> str:
-    """'llava' of 'transformers.models.llava.image_processing_llava', to know whose code places pixels; else ''."""
-    parts = code.split(".")
-    return parts[2] if parts[:2] == ["transformers", "models"] else ""
+COMMON_IMAGE_CODE = "common"
+"""What `image_code` calls the code of the steps which all image processors share."""
 
 
-def is_common_image_code(code: str) -> bool:
-    """Whether a module is that of the steps which all image processors share."""
-    return code.startswith(("transformers.image_processing_backends", "transformers.image_processing_utils"))
-
-
-def image_code(processor: Any, method: str) -> str:
-    """'got_ocr2' of the file that a method was written in, image_processing_pil_got_ocr2; 'backends' of the common."""
-    file = str(getattr(processor, method).__module__).rsplit(".", 1)[-1]
-    return file.removeprefix("image_processing_").removeprefix("pil_")
+def image_code(processor: type[Any], method: str) -> str:
+    """The model type in whose folder a method of an image processor is written, to know whose code places pixels;
+    `COMMON_IMAGE_CODE` of what all share, "" of code from elsewhere. A copy of a module is of its package, too."""
+    module = sys.modules.get(getattr(getattr(processor, method, None), "__module__", ""))
+    package = str(getattr(module, "__package__", "")).split(".")
+    if package[:2] == ["transformers", "models"]:
+        return package[2]
+    stem = str(getattr(module, "__name__", "")).rpartition(".")[2]
+    common = package == ["transformers"] and stem in ("image_processing_backends", "image_processing_utils")
+    return COMMON_IMAGE_CODE if common else ""
 
 
 def size_called(processor: Any, name: str, size: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from attnlens._renamed import warn
 from attnlens._storage import Valued
 from attnlens.errors import AttnLensError, quoted
 
@@ -105,9 +106,14 @@ class Box(NamedTuple):
         down = min(self.y2, other.y2) - max(self.y1, other.y1)
         return max(0, across) * max(0, down)
 
-    def holds(self, target: Box) -> bool:
+    def covers(self, target: Box) -> bool:
         """Whether at least half of `target` lies in this box."""
         return self.shared(target) >= target.area / 2
+
+    def holds(self, target: Box) -> bool:
+        """The word of 0.1.0 for `covers`."""
+        warn("Box.holds", "Box.covers", depth=3)
+        return self.covers(target)
 
     def iou(self, other: Box) -> float:
         """Intersection over union with `other`, 0 to 1; 0 when both are empty."""

@@ -20,7 +20,7 @@ from attnlens._images import ImageSource, open_image
 from attnlens._storage import Stored
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid, Spans, overlaps
-from attnlens.montage import outlined
+from attnlens.montage import outline
 
 Floats = npt.NDArray[np.float32]
 
@@ -176,7 +176,7 @@ class ImportanceMap(Stored):
         return np.ascontiguousarray(pixels)
 
     def overlay(self, image: ImageSource, alpha: float = 0.6, box: Sequence[float] | None = None) -> Image.Image:
-        """RGB picture of the map over `image`, which must have the grid's size; `box` (original pixels) is outlined.
+        """RGB picture of the map over `image`, which must have the grid's size; `box` (original pixels) is outline.
 
         The map's minimum to maximum become the colours of `HEAT`, more opaque the more important, up to `alpha` (0 to
         1). What the model did not see is greyed, and so are cells that are NaN or infinite.
@@ -197,7 +197,7 @@ class ImportanceMap(Stored):
         seen = Image.fromarray((ImportanceMap(finite, self.grid).to_pixels() > 0).astype(np.uint8) * np.uint8(255))
         grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (128, 128, 128)), 0.5)
         overlaid = Image.composite(hot, grey, seen)
-        return overlaid if box is None else outlined(overlaid, [box], "lime", rim="black")
+        return overlaid if box is None else outline(overlaid, [box], "lime", rim="black")
 
 
 def _weights(importance: ImportanceMap) -> npt.NDArray[np.float64]:

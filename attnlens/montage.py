@@ -1,19 +1,23 @@
-"""Pictures that show a model several regions of an image at once: put close together, or outlined where they lie.
+"""Pictures that show a model several regions of an image at once: put close together, or outline where they lie.
 
 >>> image = Image.new("RGB", (1000, 800))
->>> compacted(image, [Box(0, 0, 100, 50), Box(900, 700, 1000, 800)]).size
+>>> compact(image, [Box(0, 0, 100, 50), Box(900, 700, 1000, 800)]).size
 (200, 150)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
+from attnlens import _renamed
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
+
+__all__ = ["compact", "outline"]
 
 Colour = str | tuple[int, int, int]
 """A name or number that PIL knows ("red", "#f00"), or 8-bit (red, green, blue)."""
@@ -21,7 +25,7 @@ Colour = str | tuple[int, int, int]
 _THINNEST = 150  # a line is as wide as this part of the image's shorter side
 
 
-def compacted(image: Image.Image, boxes: Sequence[Sequence[float]], fill: Colour | None = None) -> Image.Image:
+def compact(image: Image.Image, boxes: Sequence[Sequence[float]], fill: Colour | None = None) -> Image.Image:
     """What `boxes` show of an RGB `image`, without the rows and columns of pixels that lie in none of them.
 
     Regions keep their own scale, their order and their relative position (left of, above), and lose the distance
@@ -46,7 +50,7 @@ def compacted(image: Image.Image, boxes: Sequence[Sequence[float]], fill: Colour
     return Image.fromarray(np.where(shown[kept][:, :, None], pixels[kept], blank.astype(np.uint8)))
 
 
-def outlined(
+def outline(
     image: Image.Image, boxes: Sequence[Sequence[float]], colour: Colour = "red", rim: Colour | None = None
 ) -> Image.Image:
     """A copy of an RGB `image` with a line around each of `boxes` (x1, y1, x2, y2), in pixels of the image.
@@ -91,3 +95,7 @@ def _rgb(colour: Colour) -> tuple[int, int, int]:
             f"The colour is {colour!r}; expected a name such as 'red', '#ff0000', or (red, green, blue) from 0 to 255."
         )
     return red, green, blue
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, compacted="compact", outlined="outline")

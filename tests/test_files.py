@@ -99,7 +99,7 @@ def _of_adapters(path):
 def _of_a_recipe(path):
     from attnlens import recipes
 
-    recipes.named(f"{path}.yaml")
+    recipes.find(f"{path}.yaml")
 
 
 def _of_a_picture_to_write(path):

@@ -222,4 +222,4 @@ def test_overlaps_are_fractions_of_each_span():
     [((0, 0, 50, 100), True), ((0, 0, 49, 100), False), ((0, 0, 500, 500), True), ((100, 0, 200, 100), False)],
 )
 def test_a_crop_holds_a_target_from_half_of_its_area_on(crop, held):
-    assert Box(*crop).holds(Box(0, 0, 100, 100)) is held
+    assert Box(*crop).covers(Box(0, 0, 100, 100)) is held

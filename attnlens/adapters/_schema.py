@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from attnlens import _renamed
 from attnlens.adapters._grids import GridSpec
 from attnlens.adapters._strict import FromConfig, FromTokenizer, Strict
 
@@ -38,11 +39,11 @@ class PromptSpec(Strict):
     pixel_axis: int | None = Field(
         default=None, ge=0, description="axis of the pixels along which images stand, where it is not that of the rest"
     )
-    counted: str | None = Field(
+    patch_numbers: str | None = Field(
         default=None,
         description="an output that numbers patches, [tokens, patches], through all of a prompt's images, -1 for none",
     )
-    marked: str | None = Field(
+    image_mask: str | None = Field(
         default=None, description="an input that is 1 at the image tokens, where these have not all the same id"
     )
     pixels: str = Field(default="pixel_values", description="the image processor's output that holds the pixels")
@@ -52,6 +53,11 @@ class PromptSpec(Strict):
     pixel_gradient: bool = Field(
         default=True, description="false where the image reaches the language model through codes (VQ)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_0_1_0(cls, given: Any) -> Any:
+        return _renamed.keys(given, "prompt", counted="patch_numbers", marked="image_mask")
 
     @field_validator("template")
     @classmethod

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from attnlens._renamed import Renamed
 from attnlens._storage import Valued
 from attnlens.boxes._search import search
 from attnlens.errors import AttnLensError
@@ -61,7 +62,7 @@ class Row:
     """The mean of its attention ratios."""
     interval: tuple[float, float]
     """The 95 % bootstrap interval of `ratio`; of two examples or more."""
-    holds: float
+    covered: float
     """The share of examples in which the crop that the map leads to holds at least half of the target."""
     right: float
     """`ratio` over the examples that the model answers rightly."""
@@ -69,6 +70,8 @@ class Row:
     wrong: float
     """The same over those that it answers wrongly."""
     wrong_interval: tuple[float, float]
+
+    holds = Renamed("covered")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +88,14 @@ class Ranking(Valued):
     candidates: tuple[Candidate, ...]
     values: Array
     """[examples, candidates]: attention ratios."""
-    holds: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
     """[examples, candidates]: whether the crop found on that map holds at least half of the target."""
     right: NDArray[np.bool_] | None
     """[examples]: whether the model's first answer is right; None unless that was asked for."""
     depth: int
     """Layers of the language model, those without attention included."""
+
+    holds = Renamed("covered")
 
     @property
     def count(self) -> int:
@@ -108,7 +113,7 @@ class Ranking(Valued):
                 "No layer has an attention ratio: in every example its map is flat zero or not finite. "
                 "Check the adapter on one image with `attnlens look`."
             )
-        return max(known, key=lambda row: (row.holds if by == "crops" else 0.0, row.ratio))
+        return max(known, key=lambda row: (row.covered if by == "crops" else 0.0, row.ratio))
 
     def best_layer(self, by: By = "ratio") -> int | Literal["mean"]:
         """The layer of the best candidate, as an adapter's `defaults.layer` takes it."""
@@ -127,8 +132,8 @@ class Ranking(Valued):
         nobody = np.zeros(self.count, dtype=bool)
         right, wrong = (nobody, nobody) if self.right is None else (self.right, ~self.right)
         return tuple(
-            _row(candidate, values, holds, right, wrong)
-            for candidate, values, holds in zip(self.candidates, self.values.T, self.holds.T, strict=True)
+            _row(candidate, values, covered, right, wrong)
+            for candidate, values, covered in zip(self.candidates, self.values.T, self.covered.T, strict=True)
         )
 
 
@@ -163,7 +168,7 @@ def rank(
     return Ranking(
         candidates=measured[0].candidates,
         values=np.stack([one.values for one in measured]),
-        holds=np.stack([one.holds for one in measured]),
+        covered=np.stack([one.covered for one in measured]),
         right=None if right is None else np.array(judged, dtype=bool),
         depth=lens.depth,
     )
@@ -187,7 +192,7 @@ class _Measured(NamedTuple):
 
     candidates: tuple[Candidate, ...]
     values: Array
-    holds: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
 
 
 def _measured(lens: Lens, reading: Reading, example: Example, heads: bool) -> _Measured:
@@ -206,18 +211,18 @@ def _measured(lens: Lens, reading: Reading, example: Example, heads: bool) -> _M
         maps.append(single.reshape(-1, *grid.shape))
     candidates += [Candidate("mean", "mean" if lens.connector_layers else None), *each]
     stack = np.concatenate(maps)
-    held = [_holds(ImportanceMap(one, grid), box, reading.defaults.window) for one in stack]
+    held = [_covers(ImportanceMap(one, grid), box, reading.defaults.window) for one in stack]
     return _Measured(tuple(candidates), box_ratios(stack, grid, box), np.array(held))
 
 
-def _holds(importance: ImportanceMap, box: Box, window: int | None) -> bool:
+def _covers(importance: ImportanceMap, box: Box, window: int | None) -> bool:
     """Whether the crop holds at least half of `box`; where no crop stands out there is none to hold it."""
     found = search(importance) if window is None else search(importance, window)
-    return found[0].confident and found[0].box.holds(box)
+    return found[0].confident and found[0].box.covers(box)
 
 
 def _row(
-    candidate: Candidate, values: Array, holds: NDArray[np.bool_], right: NDArray[np.bool_], wrong: NDArray[np.bool_]
+    candidate: Candidate, values: Array, covered: NDArray[np.bool_], right: NDArray[np.bool_], wrong: NDArray[np.bool_]
 ) -> Row:
     """From [examples] each."""
     known = np.isfinite(values)
@@ -228,7 +233,7 @@ def _row(
         candidate=candidate,
         ratio=ratio,
         interval=interval,
-        holds=float(holds.mean()),
+        covered=float(covered.mean()),
         right=right_ratio,
         right_interval=right_interval,
         wrong=wrong_ratio,

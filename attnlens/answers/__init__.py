@@ -1,5 +1,8 @@
 """Answers: a reading, boxes and a question in, an `Answer` out."""
 
+from typing import TYPE_CHECKING
+
+from attnlens._renamed import names
 from attnlens.answers._reprompt import (
     alone,
     append,
@@ -25,3 +28,6 @@ __all__ = [
     "verify",
     "verify_crops",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = names(__name__, append_canvas="append_montage", replace_by_canvas="replace_by_montage")

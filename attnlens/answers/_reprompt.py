@@ -36,7 +36,7 @@ def append(reading: Reading, boxes: Sequence[RegionLike], question: str, max_new
 def append_montage(reading: Reading, boxes: Sequence[RegionLike], question: str, max_new_tokens: int = 20) -> Answer:
     """The answer to the image and, after it, one picture of all boxes, close together (HiDe, arXiv 2510.00054).
 
-    See `attnlens.montage.compacted`; of one box it is the crop. Of several images, each with boxes gets a canvas.
+    See `attnlens.montage.compact`; of one box it is the crop. Of several images, each with boxes gets a canvas.
     """
     places = _by_image(reading, boxes)
     if all(len(found) == 1 for found in places.values()):
@@ -59,7 +59,7 @@ def replace_by_montage(
     """The answer to one picture of all boxes, close together, instead of the image: for regions that are far apart.
 
     FOCUS and ZoomEye do so on models with one global view, for targets more than 1200 and 1000 pixels apart. Deviation:
-    regions keep their scale and lose the space between them (`attnlens.montage.compacted`), where the papers paste them
+    regions keep their scale and lose the space between them (`attnlens.montage.compact`), where the papers paste them
     onto a canvas of a fixed size. Of several images, each with boxes is replaced by a canvas of its own.
     """
     if not len(boxes):
@@ -101,12 +101,12 @@ def alone(reading: Reading, boxes: Sequence[RegionLike], question: str, max_new_
 def _outlined(reading: Reading, boxes: Sequence[RegionLike]) -> list[Image.Image]:
     """Every image of the reading, with its boxes."""
     places = _by_image(reading, boxes)
-    return [montage.outlined(image, places.get(number, [])) for number, image in enumerate(reading.images)]
+    return [montage.outline(image, places.get(number, [])) for number, image in enumerate(reading.images)]
 
 
 def _canvases(reading: Reading, boxes: Sequence[RegionLike]) -> list[Image.Image]:
     """Of each image with boxes, in order, one picture of all of them."""
-    return [montage.compacted(reading.images[number], found) for number, found in _by_image(reading, boxes).items()]
+    return [montage.compact(reading.images[number], found) for number, found in _by_image(reading, boxes).items()]
 
 
 def _unions(reading: Reading, boxes: Sequence[RegionLike]) -> list[Image.Image]:

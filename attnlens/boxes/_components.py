@@ -19,7 +19,7 @@ from scipy.ndimage import find_objects, gaussian_filter, label
 
 from attnlens.boxes._search import Region, is_flat, touches
 from attnlens.boxes._suppression import suppress
-from attnlens.boxes.tree import gathered
+from attnlens.boxes.tree import merge_near
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Spans, is_count
 from attnlens.importance import ImportanceMap
@@ -114,7 +114,7 @@ def _box(x: Spans, y: Spans, image_size: tuple[int, int], window: float, aspect:
     """The box for cells of columns `x` and rows `y`, no smaller and no longer than allowed."""
     seen = Box(float(x[:, 0].min()), float(y[:, 0].min()), float(x[:, 1].max()), float(y[:, 1].max()))
     tight = seen.clip(image_size).to_pixels(image_size)
-    (box,) = gathered([tight], image_size, max(window, max(tight.width, tight.height) / aspect))
+    (box,) = merge_near([tight], image_size, max(window, max(tight.width, tight.height) / aspect))
     return box
 
 

@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise, repeat
 from types import MappingProxyType
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
+from attnlens import _renamed
 from attnlens.boxes._search import Region
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, checked_size, is_count, is_number, is_whole
+
+__all__ = ["PRESETS", "Confidences", "Node", "Preset", "find_all", "find_one", "merge_near", "tree"]
 
 Variant = Literal["released", "thorough"]
 """Whose search it is: that of ZoomEye's released code, or ours, which differs as `find_one` says."""
@@ -66,6 +69,7 @@ class Node:
         return max((child.deepest for child in self.children), default=self.depth)
 
 
+@_renamed.arguments(start="threshold", floor="min_threshold", falls="decay", least="min_confidence")
 @dataclass(frozen=True)
 class Preset:
     """The settings of ZoomEye for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
@@ -117,6 +121,9 @@ class Preset:
             cuts = getattr(self, name)
             if not (is_whole(cuts) and cuts >= 0):
                 raise AttnLensError(f"{name} is {cuts!r}; expected a whole number of cuts, at least 0.")
+
+    start, floor = _renamed.Renamed("threshold"), _renamed.Renamed("min_threshold")
+    falls, least = _renamed.Renamed("decay"), _renamed.Renamed("min_confidence")
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -262,6 +269,7 @@ def _promising(node: Node, confidences: Confidences, deepest: int, bias: float) 
     ]
 
 
+@_renamed.arguments(least="min_confidence")
 def find_all(root: Node, confidences: Confidences, min_confidence: float = 0.6) -> list[Region]:
     """The regions of the tree `root` that show a target, in post-order (type 2: "how many", "all").
 
@@ -284,7 +292,7 @@ def _kept(node: Node, scores: Mapping[Box, float], min_confidence: float) -> tup
     return list(chain.from_iterable(found for found, _ in below)), max(highest, scores[node.box])
 
 
-def gathered(boxes: Sequence[Box], image_size: tuple[int, int], side: float, near: float = 100) -> list[Box]:
+def merge_near(boxes: Sequence[Box], image_size: tuple[int, int], side: float, near: float = 100) -> list[Box]:
     """The boxes to show the model, of ints in original pixels: each at least `side` wide and high, near ones as one.
 
     Each is `enlarged`. Two boxes that are at most `near` pixels apart, across and down, become the smallest around
@@ -333,3 +341,7 @@ def _asked(confidences: Confidences, kind: str, boxes: Sequence[Box]) -> list[fl
             "from -1 to 1: 2 (p(yes) - 1/2). NaN means that yes and no have no probability."
         )
     return numbers.tolist()
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, gathered="merge_near")

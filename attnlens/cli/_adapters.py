@@ -188,7 +188,7 @@ def draft_adapter(
     with status(f"Drafting an adapter for {model}"):
         from attnlens.conformance._drafting.draft import draft
 
-        drafted = draft(model, hidden=hide, trust_remote_code=trust_remote_code)
+        drafted = draft(model, exclude=hide, trust_remote_code=trust_remote_code)
     if target is None:
         typer.echo(drafted.text(), nl=False)
     else:

@@ -197,12 +197,12 @@ def _check(recipe: str, options: Mapping[str, Any]) -> None:
     """Refuses, before a model is loaded, a recipe that is not there and an option that it has no use for."""
     from attnlens import recipes
 
-    known = recipes.named(recipe).options
+    known = recipes.find(recipe).options
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     for name in options:
         if name not in known:
-            takers = ", ".join(one for one in recipes.names() if name in recipes.named(one).options)
+            takers = ", ".join(one for one in recipes.names() if name in recipes.find(one).options)
             raise AttnLensError(
                 f"The recipe {recipe!r} has no use for {OPTIONS[name]}. Leave it out, or choose with --recipe one "
                 f"that takes it: {takers}."

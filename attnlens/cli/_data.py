@@ -77,7 +77,7 @@ def make(
     examples = [
         example
         for bin_name, task in _progress(kinds, "Laying out scenes")
-        for example in evaluate.pocket(split, [bin_name], [task], count)
+        for example in evaluate.pocket_examples(split, [bin_name], [task], count)
     ]
     if images:
         evaluate.export(out, _progress(examples, "Painting scenes"))

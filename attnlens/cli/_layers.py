@@ -76,7 +76,7 @@ def layers(
 
     The [bold]ratio[/] of a layer is its relative attention inside the box over that inside a box of the same size
     anywhere in the image: 1 is chance, 10 means ten times as much. Shown is its mean over the examples with a 95 %
-    interval; [bold]holds[/] is how often the crop that the layer leads to holds at least half of the target. "mean" is
+    interval; [bold]covered[/] is how often the crop that the layer leads to holds at least half of the target. "mean" is
     the mean map of all layers. The highest ratio does not always make the best crops: --by says which of the two
     counts. --write puts the best map into an adapter, which --adapter then uses; a chart, --save, needs the extra plot.
 
@@ -129,7 +129,7 @@ def _examples(data: str, count: int) -> tuple[list[Example], str]:
     from attnlens.pocket._scenery import CHOICE, SPLITS
 
     if data in CHOICE:
-        known = evaluate.pocket(data, BINS, TASKS, math.ceil(count / len(BINS) / len(TASKS)))
+        known = evaluate.pocket_examples(data, BINS, TASKS, math.ceil(count / len(BINS) / len(TASKS)))
         source = f"pocket {data} scenes ({', '.join(BINS)}; {', '.join(TASKS)})"
     elif "/" in data or data.endswith(".json") or Path(data).exists():
         known, source = evaluate.read(data), Path(data).name
@@ -153,7 +153,7 @@ def _examples(data: str, count: int) -> tuple[list[Example], str]:
 
 def _ranked(lens: Lens, examples: Sequence[Example], heads: bool, answers: bool) -> Ranking:
     from attnlens.analysis import rank
-    from attnlens.evaluate import right
+    from attnlens.evaluate import is_correct
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -163,7 +163,7 @@ def _ranked(lens: Lens, examples: Sequence[Example], heads: bool, answers: bool)
             lens,
             examples,
             heads=heads,
-            right=right if answers else None,
+            right=is_correct if answers else None,
             progress=lambda done: bar.update(task, completed=done),
         )
 
@@ -194,7 +194,7 @@ def _reason(best: Row, ranking: Ranking, source: str, by: By) -> str:
     maps = sum(candidate.head is None for candidate in ranking.candidates)
     word = "example" if ranking.count == 1 else "examples"
     if by == "crops":
-        why = f"of {maps} maps its crops hold the target most often, in {100 * best.holds:.0f} %"
+        why = f"of {maps} maps its crops hold the target most often, in {100 * best.covered:.0f} %"
     else:
         why = f"the highest attention ratio of {maps} maps, {_interval(best.ratio, best.interval)}"
     counted = "" if best.candidate.layer == "mean" else "0-based: "
@@ -244,7 +244,7 @@ def _plain(row: Row, answers: bool) -> dict[str, Any]:
         "head": head,
         "ratio": _number(row.ratio),
         "interval": [_number(edge) for edge in row.interval],
-        "crop_holds": _number(row.holds),
+        "crop_holds": _number(row.covered),
     } | split
 
 
@@ -280,7 +280,7 @@ def _table(rows: Sequence[Row], best: Row, answers: bool) -> Table:
         cells.append(_interval(row.ratio, row.interval))
         if answers:
             cells += [_interval(row.right, row.right_interval), _interval(row.wrong, row.wrong_interval)]
-        cells += [f"{100 * row.holds:.0f} %", "best" if row is best else ""]
+        cells += [f"{100 * row.covered:.0f} %", "best" if row is best else ""]
         table.add_row(*map(plain, cells), style="bold green" if row is best else None)
     return table
 

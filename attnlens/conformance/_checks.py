@@ -52,12 +52,12 @@ def findings(lens: Lens, images: Sequence[Image.Image], only: Iterable[str] | No
             yield finding
 
 
-def hold(found: Iterable[Finding]) -> bool:
+def all_passed(found: Iterable[Finding]) -> bool:
     """Whether nothing that was found speaks against the adapter."""
     return all(finding.passed is not False for finding in found)
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error's type and the first line of what it says; the second too, where the first only announces it."""
     first, *rest = str(error).splitlines() or [""]
     said = f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first
@@ -72,7 +72,7 @@ def _finding(name: str, lens: Lens, first: Image.Image, second: Image.Image) -> 
     except _Failed as failure:
         return Finding(name, False, str(failure))
     except Exception as error:  # noqa: BLE001 - a model may fail in any way, and the table must show it
-        return Finding(name, False, told(error))
+        return Finding(name, False, describe_error(error))
     return Finding(name, True, found)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from attnlens import adapters
 from attnlens.adapters._explain import nearest
 from attnlens.adapters._schema import AdapterSpec
-from attnlens.conformance._checks import Finding, findings, hold, told
+from attnlens.conformance._checks import Finding, all_passed, describe_error, findings
 from attnlens.conformance._tiny import torchvision_shim
 from attnlens.conformance._tiny.image_processor import tiny_image_processor
 from attnlens.conformance._tiny.model import tiny_config, tiny_model
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return hold(self.findings)
+        return all_passed(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"passed": self.passed}
@@ -139,7 +139,7 @@ def _report(spec: AdapterSpec, model_type: str, make: Callable[[], Lens]) -> Rep
         processor, substituted = images.__name__, images.__module__.startswith(torchvision_shim.__name__)
         found = tuple(findings(lens, sample_images()))
     except Exception as error:  # noqa: BLE001 - what keeps a model from being built belongs into the table
-        found = (Finding("build", False, told(error)),)
+        found = (Finding("build", False, describe_error(error)),)
     return Report(
         model_type=model_type,
         adapter=spec.name,

@@ -1,7 +1,7 @@
 """Three croppers out of parts that need no model to be understood: shrink, rank, or ask a function.
 
     scorer = clip_scorer("openai/clip-vit-base-patch32")
-    cropper = ranked(detector("hustvl/yolos-tiny"), scorer)
+    cropper = rank_regions(detector("hustvl/yolos-tiny"), scorer)
     cropper(image, "What does the red sign say?")[0].box
 
 Every box is the smallest square that covers what was found, as whole pixels of the original image, because that is what
@@ -30,7 +30,7 @@ Cropper = Callable[[ImageSource, str], list[Region]]
 """(image, question) -> the boxes worth a closer look, best first, never none."""
 Scorer = Callable[[Sequence[Image.Image], str], Sequence[float]]
 """(crops, question) -> for each crop, how well it goes with the question; any unit, larger is better."""
-Regions = Callable[[Image.Image], Sequence[Sequence[float] | Region]]
+Proposer = Callable[[Image.Image], Sequence[Sequence[float] | Region]]
 """(RGB image) -> boxes of all there is to see, (x1, y1, x2, y2) in its pixels."""
 Function = Callable[[Image.Image, str], Sequence[Sequence[float] | Region]]
 """(RGB image, question) -> boxes worth a closer look, (x1, y1, x2, y2) in its pixels, or `Region`; another cropper."""
@@ -65,7 +65,7 @@ def clip(scorer: Scorer, *, rounds: int = 20, cut: float = 0.1) -> Cropper:
     return cropper
 
 
-def ranked(regions: Regions, scorer: Scorer, *, count: int = 1, iou: float = 0.3) -> Cropper:
+def rank_regions(regions: Proposer, scorer: Scorer, *, count: int = 1, iou: float = 0.3) -> Cropper:
     """The `count` regions that CLIP likes best: of a detector's boxes (YOLO-style) or a segmenter's masks (SAM).
 
     Ties go to the region that comes first. A square that overlaps a better one by an intersection over union above

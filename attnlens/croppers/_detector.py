@@ -6,13 +6,13 @@ from typing import Any
 
 from PIL import Image
 
-from attnlens.croppers._cropping import Regions
+from attnlens.croppers._cropping import Proposer
 from attnlens.croppers._loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, is_number
 
 
-def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, device: Any = None) -> Regions:
+def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, device: Any = None) -> Proposer:
     """(image) -> the boxes of everything detected with a confidence above `threshold`, surest first.
 
     `model`: an object detection model (`YolosForObjectDetection`, `RTDetrForObjectDetection`, ...) with its image

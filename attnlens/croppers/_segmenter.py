@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from attnlens.boxes._suppression import suppress
-from attnlens.croppers._cropping import Regions
+from attnlens.croppers._cropping import Proposer
 from attnlens.croppers._loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, is_count, is_number
@@ -30,7 +30,7 @@ def segmenter(
     iou: float = 0.7,
     batch: int = 64,
     device: Any = None,
-) -> Regions:
+) -> Proposer:
     """(image) -> the tight boxes of all good masks, best first.
 
     SAM is asked at `points` x `points` points, evenly spaced over the image, `batch` at a time; each has three masks.

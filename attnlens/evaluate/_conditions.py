@@ -87,7 +87,7 @@ def recipe_of(name: str) -> Recipe:
     "clip" is asked with the pocket CLIP, which is loaded with its first question.
     """
     base, *choices = name.split()
-    recipe = recipes.named("human" if base in ("centre", "random") else base)
+    recipe = recipes.find("human" if base in ("centre", "random") else base)
     if base in POCKET:
         recipe = _changed(recipe, "scorer", pocket.cropper_path(base))
     for choice in choices:

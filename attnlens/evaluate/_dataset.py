@@ -5,7 +5,7 @@ A data set is a JSON file, the form in which the ViCrop authors publish theirs: 
 `bbox`, `group` and `task` may be missing. An `image_path` is relative to the folder of the file. `scene:` and the id of
 a pocket scene stand for an image that is painted when it is opened.
 
->>> pocket("test", ["small"], ["colour"], count=300)[7].image_path
+>>> pocket_examples("test", ["small"], ["colour"], count=300)[7].image_path
 'scene:test/small/colour/7'
 """
 
@@ -84,7 +84,7 @@ class Example:
                 f"for example {SCENE}test/small/read/7."
             )
         split, bin_name, task, seed = found.groups()
-        scene = scenes.sized(int(seed), bin_name, split=split, task=task)
+        scene = scenes.scene_in_bin(int(seed), bin_name, split=split, task=task)
         if (self.question, self.box) != (scene.question, scene.box):
             raise AttnLensError(
                 f"Example {self.id!r} asks {self.question!r} about the box {_corners(self.box)}; the scene "
@@ -95,7 +95,7 @@ class Example:
         return scene
 
 
-def pocket(split: str, bins: Iterable[str], tasks: Iterable[str], count: int) -> list[Example]:
+def pocket_examples(split: str, bins: Iterable[str], tasks: Iterable[str], count: int) -> list[Example]:
     """The small-detail benchmark: the first `count` scenes of a split for each of those bins and tasks.
 
     Names are those of `scenes.SPLITS`, `scenes.BINS` and `scenes.TASKS`. Scenes are laid out, about a millisecond each,
@@ -108,7 +108,7 @@ def pocket(split: str, bins: Iterable[str], tasks: Iterable[str], count: int) ->
     for bin_name in dict.fromkeys(bins):
         for task in tasks:
             for seed in range(count):
-                scene = scenes.sized(seed, bin_name, split=split, task=task)
+                scene = scenes.scene_in_bin(seed, bin_name, split=split, task=task)
                 name = f"{split}/{bin_name}/{task}/{seed}"
                 box = None if scene.box is None else Box(*scene.box)
                 found.append(Example(name, scene.question, scene.labels, SCENE + name, box, bin_name, task))

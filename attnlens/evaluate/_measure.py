@@ -24,7 +24,7 @@ from attnlens.evaluate._conditions import Layers
 from attnlens.evaluate._dataset import Example
 from attnlens.evaluate._plan import Plan
 from attnlens.evaluate._records import Key, Records
-from attnlens.evaluate._scoring import right
+from attnlens.evaluate._scoring import is_correct
 from attnlens.geometry import Box
 from attnlens.lens import Lens
 from attnlens.recipes import Result, ask
@@ -129,9 +129,9 @@ def _answer(lens: Lens, example: Example, image: Image.Image, name: str) -> Reco
     return {
         **about,
         "answer": result.answer,
-        "right": right(result.answer, example.labels),
+        "right": is_correct(result.answer, example.labels),
         "boxes": [[_number(edge) for edge in box] for box in result.boxes],
-        "holds": None if example.box is None else any(crop.holds(example.box) for crop in result.boxes),
+        "holds": None if example.box is None else any(crop.covers(example.box) for crop in result.boxes),
         "seconds": round(cost.pop("seconds"), 4),
         "cost": cost,
     }
@@ -144,7 +144,7 @@ def _ratios(lens: Lens, example: Example, image: Image.Image, box: Box) -> Recor
     return {
         "bin": example.group,
         "task": example.task,
-        "right": right(first, example.labels),
+        "right": is_correct(first, example.labels),
         "ratios": [[_number(value) for value in row] for row in values],
     }
 

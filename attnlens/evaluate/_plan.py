@@ -96,14 +96,14 @@ class Work:
 
 def ranked(plan: Plan) -> list[Example]:
     """What the layers are ranked on: never an example of the tables."""
-    return _dataset.pocket("validation", SIZES, ("read",), plan.validation)
+    return _dataset.pocket_examples("validation", SIZES, ("read",), plan.validation)
 
 
 def asked(plan: Plan, best: _conditions.Layers) -> list[Work]:
     """What the tables are made of. `best`: the layers that the ranking put first."""
     work: dict[str, Work] = {}
     for bins, tasks, count, names, ratios in _groups(plan, best):
-        for example in _dataset.pocket(plan.split, bins, tasks, count) if count else ():
+        for example in _dataset.pocket_examples(plan.split, bins, tasks, count) if count else ():
             wanted = tuple(name for name in names if example.box is not None or name != "human")
             known = work.get(example.id, Work(example, (), False))
             more = tuple(name for name in wanted if name not in known.conditions)

@@ -6,7 +6,7 @@ some data sets, and it does not weigh the labels by how many annotators gave the
 Intervals are drawn from a fixed seed, so that the same values give the same interval: percentile bootstraps over the
 questions for what a mean is, and `fresh` for what the mean of further questions will be.
 
->>> right("The red one.", ["red one"])
+>>> is_correct("The red one.", ["red one"])
 True
 """
 
@@ -52,7 +52,7 @@ def normalised(text: str) -> str:
     return " ".join([word for word in bare if word not in ARTICLES] or bare or words)
 
 
-def right(answer: str, labels: Iterable[str]) -> bool:
+def is_correct(answer: str, labels: Iterable[str]) -> bool:
     """Whether `answer` is one of `labels`, both normalised. An empty answer never is."""
     given = normalised(answer)
     return bool(given) and given in {normalised(label) for label in labels}

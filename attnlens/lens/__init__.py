@@ -7,9 +7,23 @@ _versions.require()
 _torchvision_check.require()
 
 from attnlens.lens._cost import Cost
+from attnlens.lens._layouts import Layout, View
 from attnlens.lens._lens import Lens
 from attnlens.lens._loading import load
 from attnlens.lens._reading import Answer, Reading
 from attnlens.lens._trace import Trace
+from attnlens.lens._values import ValueSimilarity
+from attnlens.lens._words import WordAttention
 
-__all__ = ["Answer", "Cost", "Lens", "Reading", "Trace", "load"]
+__all__ = [
+    "Answer",
+    "Cost",
+    "Layout",
+    "Lens",
+    "Reading",
+    "Trace",
+    "ValueSimilarity",
+    "View",
+    "WordAttention",
+    "load",
+]

@@ -35,6 +35,7 @@ class Host:
         self.prompter = Prompter(processor, adapter, model, self.structure.image_token_id)
         self.tracer = Tracer(model)
         self.meter = Meter()
+        self.face: Any = None  # the lens around it, which `Reading.lens` of 0.1.0 was
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Host:
         """Between two looks, so that the copy is the model as it is at rest. Raises AttnLensError where it is bound to

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attnlens._images import open_image
+from attnlens._renamed import Renamed
 from attnlens.adapters._schema import AdapterSpec
 from attnlens.errors import AttnLensError
 from attnlens.lens._cost import Meter
@@ -26,6 +27,11 @@ class Lens:
 
     def __init__(self, model: Any, processor: Any, adapter: AdapterSpec) -> None:
         self._host = Host(model, processor, adapter)
+        self._host.face = self
+
+    spec, layer, connector_layer = Renamed("adapter"), Renamed("layer_index"), Renamed("connector_layer_index")
+    structure, generator, prompter = Renamed("_host.structure"), Renamed("_host.generator"), Renamed("_host.prompter")
+    tracer, inputs = Renamed("_host.tracer"), Renamed("_host.inputs")
 
     @property
     def model(self) -> Any:
@@ -70,6 +76,7 @@ class Lens:
     def __deepcopy__(self, memo: dict[int, Any]) -> Lens:
         made = Lens.__new__(Lens)
         made._host = copy.deepcopy(self._host, memo)
+        made._host.face = made
         return made
 
     def __reduce__(self) -> NoReturn:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from attnlens._images import crop
+from attnlens._renamed import Renamed
 from attnlens.adapters._schema import Defaults
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid
@@ -102,6 +103,9 @@ class Reading:
     def meter(self) -> Meter:
         """Counts the model's work, as `Lens.meter`."""
         return self._host.meter
+
+    lens = Renamed("_host.face")
+    prompt, columns = Renamed("_prompt"), Renamed("_columns")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
         return Reading(copy.deepcopy(self._host, memo), [PreparedImage(one.copy()) for one in self.images])

@@ -56,7 +56,7 @@ class Trace(Stored):
     connector_gradient: Array | None
     """The same shape: d log p(top_token) / d connector_attention."""
     layers: tuple[int, ...]
-    """The language model's layer numbers along axis 0 of `attention`."""
+    """The language model's layer numbers along axis 0 of `attention`; of a looped model's layers the last run is seen."""
     spans: tuple[slice, ...]
     """For each image, its part of the axis `image_tokens`."""
     layouts: tuple[Layout, ...]

@@ -54,6 +54,12 @@ def relative_attention(
     )
     marks = looked[1].sinks
     whole, asked = (on_image(one, masked(one.attention.mean(axis=1), marks).mean(axis=0)) for one in looked)
+    if not whole.any():
+        raise AttnLensError(
+            f"The generic question {generic!r} draws no attention to the image at the layer looked at, so there is "
+            "nothing to divide by: a sparse model's layer may leave all image tokens out. Use another layer (layer=), "
+            "another generic question, or gradient_attention."
+        )
     values = _relative(asked, whole, variant)
     if looked[1].connector is None:
         values = left_on_grid(values, marks, looked[1].layout)

@@ -7,22 +7,26 @@ of the textures (`Background.variant`).
 
 >>> scene(seed=7, target_area=0.004).image.size
 (400, 400)
->>> sized(seed=7, bin_name="small", task="colour").question
+>>> scene_in_bin(seed=7, bin_name="small", task="colour").question
 'What colour is the sign that says 5?'
 """
 
 import functools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from attnlens import _renamed
 from attnlens.errors import AttnLensError, quoted
 from attnlens.geometry import is_whole
 from attnlens.pocket import _scenery, _signs
 from attnlens.pocket._scenery import SPLITS, Background
 from attnlens.pocket._signs import COLOURS, Box, Sign
+
+__all__ = ["Scene", "scene", "scene_in_bin"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def scene(
     return _scene((SPLITS.index(split), seed, TASKS.index(task)), target_area, (width, height), split, task)
 
 
-def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") -> Scene:
+def scene_in_bin(seed: int, bin_name: str, *, split: str = "test", task: str = "read") -> Scene:
     """The scene number `seed` of a split with a target of that size, `small`, `medium`, `large` or `high` (see `BINS`).
 
     These are the scenes of the small-detail benchmark: rectangles of 256 to 2048 pixels, the target's area drawn
@@ -226,3 +230,7 @@ def ask(
         return None
     winner = min(first, second, key=lambda sign: sign.centre[0])
     return LEFT_QUESTION.format(one=one, other=other), (winner.colour,), both
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, sized="scene_in_bin")

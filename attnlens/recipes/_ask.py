@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from attnlens import _renamed
 from attnlens.boxes import Region
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
@@ -18,7 +19,7 @@ from attnlens.importance import ImportanceMap
 from attnlens.lens import Answer, Cost, Lens, Reading
 from attnlens.lens._inputs.prompt import checked_question
 from attnlens.lens._model.generator import check_new_tokens
-from attnlens.recipes._library import named
+from attnlens.recipes._library import find
 from attnlens.recipes._localization import AnswerStage, Localization
 from attnlens.recipes._options import check_count
 from attnlens.recipes._recipe import Recipe, name_of
@@ -44,6 +45,8 @@ class Result:
     """Everything: reading, first answer, map, crop and second answer."""
     skipped_crop: bool = False
     """Whether the first answer was as sure as the gate asks, so that the model looked only once."""
+
+    found, sure = _renamed.Renamed("regions"), _renamed.Renamed("skipped_crop")
 
     @property
     def boxes(self) -> list[Box]:
@@ -89,7 +92,7 @@ def ask(
         result = attnlens.ask(lens, "photo.jpg", "What is written on the red sign?", recipe="rel-att")
         result.answer, result.boxes, result.cost.prefills
     """
-    chosen, options = named(recipe), options if count is None else {**options, "count": count}
+    chosen, options = find(recipe), options if count is None else {**options, "count": count}
     chosen = chosen if gate is None else replace(chosen, gate=gate)
     _check(question, max_new_tokens, options)
     _check_fit(chosen, recipe, box, options)

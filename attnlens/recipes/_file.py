@@ -8,9 +8,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from attnlens import answers, boxes, maps
+from attnlens import _renamed, answers, boxes, maps
 from attnlens.adapters._explain import explain, nearest
 from attnlens.adapters._safeyaml import load as load_yaml
 from attnlens.errors import AttnLensError
@@ -48,20 +48,11 @@ class _Options(BaseModel):
 
 
 class _Map(_Options):
-    name: Literal[
-        "relative-attention",
-        "gradient-attention",
-        "input-gradient",
-        "value-similarity",
-        "entropy-gradient",
-        "word-attention",
-        "query-contrast",
-        "head-attention",
-    ]
+    name: Literal[tuple(_MAPS)]  # type: ignore[valid-type]  # the table above says which
 
 
 class _Search(_Options):
-    name: Literal["window", "components", "proposals"] = "window"
+    name: Literal[tuple(_SEARCHES)] = "window"  # type: ignore[valid-type]
     window: float | None = Field(default=None, gt=0)
     count: int | None = Field(default=None, gt=0)
 
@@ -72,13 +63,18 @@ class _RecipeFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     map: _Map | list[_Map] | None = None
-    combine: Literal["product", "average"] = "product"
+    combine: Literal[tuple(_COMBINED)] = "product"  # type: ignore[valid-type]
     search: _Search | None = None
-    answer: Literal[
-        "append", "append-montage", "replace", "replace-by-montage", "union", "outlined", "outlined-union", "alone"
-    ] = "append"
+    answer: Literal[tuple(_ANSWERS)] = "append"  # type: ignore[valid-type]
     tiles: int | None = Field(default=None, gt=0)
     gate: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _of_0_1_0(cls, given: Any) -> Any:
+        return _renamed.value(
+            "answer", given, {"append-canvas": "append-montage", "replace-by-canvas": "replace-by-montage"}
+        )
 
 
 def from_file(path: Path) -> Recipe:

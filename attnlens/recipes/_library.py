@@ -165,7 +165,7 @@ def card(name: str) -> Card:
     return _find(name)[1]
 
 
-def named(recipe: str | Path | Recipe) -> Recipe:
+def find(recipe: str | Path | Recipe) -> Recipe:
     """A recipe by name or YAML file; a `Recipe` is handed back. Raises `AttnLensError`, naming the valid ones."""
     if isinstance(recipe, Recipe):
         return recipe

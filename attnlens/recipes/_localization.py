@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from attnlens import _renamed
 from attnlens.answers._regions import RegionLike
 from attnlens.boxes import Region
 from attnlens.importance import ImportanceMap
@@ -14,6 +15,7 @@ AnswerStage = Callable[[Reading, Sequence[RegionLike], str, int], Answer]
 """(reading, regions, question, max_new_tokens) -> Answer."""
 
 
+@_renamed.arguments(found="regions")
 @dataclass(frozen=True)
 class Localization:
     """Where to look again, what led there, and how to show it."""
@@ -24,6 +26,8 @@ class Localization:
     """The map that led there, where there is one."""
     answer: AnswerStage | None = None
     """How to show the regions, where the method decides by what it found; None leaves it to the recipe."""
+
+    found = _renamed.Renamed("regions")
 
 
 def has_local_views(reading: Reading) -> bool:

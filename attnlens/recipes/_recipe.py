@@ -10,7 +10,7 @@ from inspect import Parameter, signature
 from itertools import chain
 from typing import Any
 
-from attnlens import answers
+from attnlens import _renamed, answers
 from attnlens.boxes import Region
 from attnlens.errors import AttnLensError
 from attnlens.geometry import is_number
@@ -35,6 +35,7 @@ _STAGES = {
 """What each stage is a function of, and what it gives."""
 
 
+@_renamed.arguments(look="locate")
 @dataclass(frozen=True)
 class Recipe:
     """Stages of one's own choosing; any callables of these shapes do.
@@ -57,6 +58,8 @@ class Recipe:
     answer: AnswerStage = answers.append
     tiles: int | None = None
     gate: float | None = None
+
+    look, seen = _renamed.Renamed("locate"), _renamed.Renamed("localize")
 
     def __post_init__(self) -> None:
         for name, shape in _STAGES.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from attnlens import _renamed
 from attnlens.answers._regions import crop_of
 from attnlens.boxes import Region, components
 from attnlens.boxes._suppression import best_first
@@ -15,6 +17,8 @@ from attnlens.lens import Reading
 from attnlens.maps import entropy_gradient
 from attnlens.recipes._localization import Localization
 from attnlens.recipes._options import side_of
+
+__all__ = ["locate"]
 
 ROUNDS = 15
 """The paper's cap of further looks."""
@@ -71,3 +75,7 @@ def _narrowed(
         box = inner.box
         region, before = replace(region, box=Box(box.x1 + x, box.y1 + y, box.x2 + x, box.y2 + y)), after
     return region, rounds
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, look="locate")

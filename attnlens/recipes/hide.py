@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from attnlens import _renamed
 from attnlens.boxes import Region, components
 from attnlens.boxes._suppression import best_first
 from attnlens.importance import ImportanceMap
@@ -14,6 +15,8 @@ from attnlens.maps import word_attention
 from attnlens.recipes._localization import Localization
 from attnlens.recipes._options import side_of
 from attnlens.recipes._targets import chosen_targets, one_of
+
+__all__ = ["locate"]
 
 THRESHOLD = 0.7
 """The paper's, of a map from 0 to 1."""
@@ -55,3 +58,7 @@ def locate(
         found += best_first(own)[:count]
     found = best_first(found)
     return Localization(found, ImportanceMap.mean(seen[found[0].image if found else 0]))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, look="locate")

@@ -27,13 +27,15 @@ import torch
 from attnlens import croppers
 from attnlens.answers import append
 from attnlens.boxes._suppression import best_first
-from attnlens.croppers import Cropper, Regions, Scorer
+from attnlens.croppers import Cropper, Proposer, Scorer
 from attnlens.croppers._cropping import Function, name_of
 from attnlens.errors import AttnLensError
 from attnlens.lens import Reading
 from attnlens.recipes._localization import Localization
 from attnlens.recipes._options import check_count
 from attnlens.recipes._recipe import Recipe
+
+__all__ = ["clip", "external", "sam", "yolo"]
 
 CLIP = "openai/clip-vit-base-patch32"
 """Our choice: small, and widely used."""
@@ -83,7 +85,7 @@ def yolo(
     better one by an intersection over union above `iou` is left out.
     """
     regions = _regions(detector, "detector", reading)
-    cropper = croppers.ranked(regions, _scorer(scorer, reading), count=count, iou=iou)
+    cropper = croppers.rank_regions(regions, _scorer(scorer, reading), count=count, iou=iou)
     return _located(reading, cropper, question if text is None else text, count)
 
 
@@ -103,7 +105,7 @@ def sam(
     `count`, `iou`: as in `yolo`.
     """
     regions = _regions(segmenter, "segmenter", reading)
-    cropper = croppers.ranked(regions, _scorer(scorer, reading), count=count, iou=iou)
+    cropper = croppers.rank_regions(regions, _scorer(scorer, reading), count=count, iou=iou)
     return _located(reading, cropper, question if text is None else text, count)
 
 
@@ -143,7 +145,7 @@ def _scorer(given: Part, reading: Reading) -> Scorer:
     return _counted(_ready(given, "scorer", reading), reading, lambda crops, text: len(crops))
 
 
-def _regions(given: Part, option: str, reading: Reading) -> Regions:
+def _regions(given: Part, option: str, reading: Reading) -> Proposer:
     return _counted(_ready(given, option, reading), reading, _one)
 
 

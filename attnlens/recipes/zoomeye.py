@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
-from attnlens import answers
+from attnlens import _renamed, answers
 from attnlens._images import crop
 from attnlens.answers import verify
 from attnlens.boxes import Region, tree
@@ -19,6 +19,8 @@ from attnlens.lens import Reading
 from attnlens.recipes._localization import AnswerStage, Localization, has_local_views
 from attnlens.recipes._options import WINDOW, check_kind, check_template
 from attnlens.recipes._targets import chosen_targets, is_everywhere, one_of
+
+__all__ = ["Prompts", "locate"]
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _gathered(reading: Reading, found: Sequence[Region], side: float) -> list[Re
     for number, image in enumerate(reading.images):
         own = [region for region in found if region.image == number]
         score = max((region.score for region in own), default=0.0)
-        boxes = tree.gathered([region.box for region in own], image.size, side)
+        boxes = tree.merge_near([region.box for region in own], image.size, side)
         if len(reading.images) == 1 and Box(0, 0, *image.size) in boxes:
             return [Region(Box(0, 0, *image.size), 0.0, False)]
         regions += [Region(box, score, True, number) for box in boxes]
@@ -173,3 +175,7 @@ def presentation(reading: Reading, regions: Sequence[Region], widest: float = 10
     whole = Box.around([one.box for one in regions]) if regions else None
     far = whole is not None and len(regions) == 2 and max(whole.width, whole.height) > widest
     return answers.replace_by_montage if far else answers.union
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, look="locate")

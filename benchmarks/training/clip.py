@@ -98,7 +98,7 @@ def cuts(count: int, seed: int, progress: Progress) -> tuple[torch.Tensor, torch
     pixels = np.empty((count, CROPS, SIDE, SIDE, 3), np.uint8)
     shown = np.empty((count, CROPS, len(_signs.COLOURS)), np.float32)
     for index in progress.track(range(count), description="crops"):
-        scene = scenes.sized(seed * count + index, BINS[index % len(BINS)], split="train")
+        scene = scenes.scene_in_bin(seed * count + index, BINS[index % len(BINS)], split="train")
         boxes = [Box(0, 0, *scene.size), *(window(rng, scene) for _ in range(CROPS - 1))]
         for place, box in enumerate(boxes):
             pixels[index, place] = crop(scene.image, box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

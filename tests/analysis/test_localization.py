@@ -86,12 +86,12 @@ def test_progress_is_told_after_every_example():
 
 def test_the_heads_of_a_trained_model_look_at_the_target_more_than_all_heads_do():
     lens = attnlens.load("pocket/qwen2_5_vl")
-    train = [scenes.sized(seed, "small", split="train", task="read") for seed in range(12)]
+    train = [scenes.scene_in_bin(seed, "small", split="train", task="read") for seed in range(12)]
     heads = localization_heads(lens, [Example(scene.question, scene.image) for scene in train])
     everyone = [(layer, head) for layer in lens._host.structure.layers for head in range(4)]
     ratios = []
     for seed in range(6):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         reading = lens.read(scene.image)
         ratios.append(
             [

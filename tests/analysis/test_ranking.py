@@ -81,7 +81,7 @@ def test_every_candidate_has_the_ratio_and_the_crop_of_its_own_map(family, heads
                 for x in range(x1, x2)
                 for y in range(y1, y2)
             )
-            assert found.holds[i, j] == (crop.confident and inside >= (x2 - x1) * (y2 - y1) / 2)
+            assert found.covered[i, j] == (crop.confident and inside >= (x2 - x1) * (y2 - y1) / 2)
 
 
 def test_answers_are_asked_for_and_judged_only_when_they_are_wanted():
@@ -109,7 +109,7 @@ def test_the_ratio_of_a_row_is_the_mean_with_its_interval():
     values = np.random.default_rng(3).normal(1.2, 0.5, 40)
     (row,) = ranking([[value] for value in values]).rows()
     assert row.ratio == pytest.approx(values.sum() / 40)
-    assert row.holds == sum(value > 1 for value in values) / 40
+    assert row.covered == sum(value > 1 for value in values) / 40
     half = 1.96 * values.std() / 40**0.5
     assert row.interval == pytest.approx([row.ratio - half, row.ratio + half], abs=0.03)
     assert math.isnan(row.right)
@@ -171,7 +171,7 @@ def test_a_trained_model_looks_at_the_target_more_than_its_first_layer_does():
 
     given = []
     for seed in range(6):
-        scene = scenes.sized(seed, "medium", split="validation")
+        scene = scenes.scene_in_bin(seed, "medium", split="validation")
         given.append(Example(str(seed), scene.question, scene.labels, scene.image, scene.box))
     found = rank(attnlens.load("pocket/llava"), given)
     assert found.best().ratio > 1
@@ -180,9 +180,9 @@ def test_a_trained_model_looks_at_the_target_more_than_its_first_layer_does():
 
 def test_the_best_crops_may_come_from_another_map_than_the_highest_ratio():
     values = np.array([[30.0, 4.0], [2.0, 3.0]])
-    holds = np.array([[True, True], [False, True]])
-    found = Ranking((Candidate(0), Candidate("mean")), values, holds, None, depth=1)
+    covered = np.array([[True, True], [False, True]])
+    found = Ranking((Candidate(0), Candidate("mean")), values, covered, None, depth=1)
     assert found.best_layer() == 0
     assert found.best_layer(by="crops") == "mean"
-    tied = Ranking((Candidate(0), Candidate("mean")), values, np.ones_like(holds), None, depth=1)
+    tied = Ranking((Candidate(0), Candidate("mean")), values, np.ones_like(covered), None, depth=1)
     assert tied.best_layer(by="crops") == 0

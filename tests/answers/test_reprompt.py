@@ -33,7 +33,7 @@ def lens():
 
 @pytest.fixture(scope="module")
 def small():
-    return [scenes.sized(seed, "small", split="validation", task="read") for seed in range(10)]
+    return [scenes.scene_in_bin(seed, "small", split="validation", task="read") for seed in range(10)]
 
 
 def cut(image: Image.Image, *box: int) -> Image.Image:
@@ -63,7 +63,7 @@ FIRST, SECOND = (100, 80, 140, 110), (10, 20, 60, 50)
 
 def two_images() -> tuple[Image.Image, Image.Image]:
     return tuple(
-        scenes.sized(seed, "large", split="validation", task="read").image.resize((160, 120)) for seed in (1, 2)
+        scenes.scene_in_bin(seed, "large", split="validation", task="read").image.resize((160, 120)) for seed in (1, 2)
     )
 
 

@@ -280,7 +280,7 @@ def test_presets_are_the_papers_tables(name, steps, anchors, largest, distance, 
 @given(st.integers(1, 120), st.integers(4, 60), st.integers(4, 60), st.integers(50, 9000), st.sampled_from([224, 336]))
 def test_a_transferred_preset_obeys_the_papers_rules_where_they_can_be_met(layers, rows, cols, width, window):
     grid = Grid.regular(rows, cols, (width, round(width * rows / cols) or 1))
-    preset = _presets.transferred(layers, grid, window)
+    preset = _presets.transfer_preset(layers, grid, window)
     first, end = preset.layers
     assert end == layers
     assert 0 <= first < end
@@ -347,6 +347,6 @@ def test_the_layers_of_a_preset_are_there_in_a_model_of_any_depth(layers, of, de
 def test_a_preset_cannot_be_transferred_to_a_model_of_nothing(arguments, options, words):
     layers, window = arguments
     with pytest.raises(AttnLensError, match=words):
-        _presets.transferred(layers, Grid.regular(4, 4, (10, 10)), window, **options)
+        _presets.transfer_preset(layers, Grid.regular(4, 4, (10, 10)), window, **options)
     with pytest.raises(AttnLensError, match="steps is 0"):
         _presets.PRESETS["llava-1.5"].proposing(steps=0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box
 from attnlens.boxes import Region
-from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, gathered, priority, tree, weight
+from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, merge_near, priority, tree, weight
 
 sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
@@ -451,7 +451,7 @@ def test_gathered_boxes_equal_the_plain_ones(width, height, data, side, near):
         Box(min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1)
         for (a, b), (c, d) in data.draw(st.lists(st.tuples(corners, corners), max_size=6))
     ]
-    found = gathered(boxes, (width, height), side, near)
+    found = merge_near(boxes, (width, height), side, near)
     assert sorted(map(tuple, found)) == plainly_gathered(boxes, (width, height), side, near)
     for box in found:
         assert box.clip((width, height)) == box
@@ -461,15 +461,15 @@ def test_gathered_boxes_equal_the_plain_ones(width, height, data, side, near):
 
 def test_boxes_merge_at_a_hundred_pixels_and_not_at_one_more():
     one, near, far = Box(0, 0, 100, 100), Box(200, 0, 300, 100), Box(201, 0, 300, 100)
-    assert gathered([one, near], (500, 500), 1) == [Box(0, 0, 300, 100)]
-    assert gathered([one, far], (500, 500), 1) == [one, far]
+    assert merge_near([one, near], (500, 500), 1) == [Box(0, 0, 300, 100)]
+    assert merge_near([one, far], (500, 500), 1) == [one, far]
     assert Box.around([one, far]) == (0, 0, 300, 100)
 
 
 def test_a_box_around_nothing_is_refused():
     with pytest.raises(AttnLensError, match="at least one"):
         Box.around([])
-    assert gathered([], (10, 10), 5) == []
+    assert merge_near([], (10, 10), 5) == []
 
 
 # Presets

@@ -13,7 +13,7 @@ import attnlens
 from attnlens.cli import _ask, app
 from attnlens.pocket import scenes
 
-SCENE = scenes.sized(4, "small", split="validation", task="read")
+SCENE = scenes.scene_in_bin(4, "small", split="validation", task="read")
 """What is written on the red sign, which the model reads with the crop and not without."""
 QUESTION = SCENE.question
 PAINT = (1, 2, 253)

@@ -26,7 +26,7 @@ def run(*arguments):
 def test_make_writes_every_bin_and_task_of_the_test_split(tmp_path):
     done = run("make", tmp_path / "data.json", "--count", 1)
     assert done.exit_code == 0, done.output
-    assert evaluate.read(tmp_path / "data.json") == evaluate.pocket("test", scenes.BINS, scenes.TASKS, 1)
+    assert evaluate.read(tmp_path / "data.json") == evaluate.pocket_examples("test", scenes.BINS, scenes.TASKS, 1)
     assert done.stdout.strip() == f"24 examples: {tmp_path / 'data.json'}"
     assert done.stderr == ""
     assert not (tmp_path / "images").exists()
@@ -35,7 +35,7 @@ def test_make_writes_every_bin_and_task_of_the_test_split(tmp_path):
 def test_make_writes_the_part_that_is_asked_for_each_once(tmp_path):
     chosen = ["--split", "validation", "--bins", "high", "--bins", "small", "--bins", "high", "--tasks", "read"]
     assert run("make", tmp_path / "data.json", *chosen, "--count", 2).exit_code == 0
-    wanted = evaluate.pocket("validation", ["high", "small"], ["read"], 2)
+    wanted = evaluate.pocket_examples("validation", ["high", "small"], ["read"], 2)
     assert evaluate.read(tmp_path / "data.json") == wanted
 
 
@@ -44,7 +44,7 @@ def test_make_with_images_writes_them_beside_the_file(tmp_path):
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "images").glob("*.png"))) == 2
     first = evaluate.read(tmp_path / "data.json")[0]
-    assert first.open().tobytes() == scenes.sized(0, "medium").image.tobytes()
+    assert first.open().tobytes() == scenes.scene_in_bin(0, "medium").image.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_show_counts_boxes_and_areas_by_group_and_task(tmp_path):
 
 
 def test_the_areas_of_the_benchmark_lie_in_their_bins(tmp_path):
-    evaluate.write(tmp_path / "data.json", evaluate.pocket("test", scenes.BINS, ["read"], 5))
+    evaluate.write(tmp_path / "data.json", evaluate.pocket_examples("test", scenes.BINS, ["read"], 5))
     for row in json.loads(run("show", tmp_path / "data.json", "--json").stdout)["groups"]:
         low, high = scenes.BINS[row["group"]].area
         assert low <= row["area"][0] <= row["area"][1] < high

@@ -33,7 +33,7 @@ SOURCES = r"inferred|tried|guessed|the config's"
 
 def drafted(model_type: str) -> Draft:
     """A draft by someone who knows every adapter but that of this family."""
-    return draft(model_type, hidden=adapters.for_model_type(model_type).name)
+    return draft(model_type, exclude=adapters.for_model_type(model_type).name)
 
 
 @pytest.fixture(scope="module", params=FAST)
@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_draft_is_made_from_a_folder_without_its_weights(folder: Path) -> None:
-    found = draft(folder, hidden="llava")
+    found = draft(folder, exclude="llava")
     assert found.passed
     assert (found.spec.model_types, found.spec.grid.kind) == (("llava",), "square")
     assert found.spec.prompt.template == "chat"
@@ -99,7 +99,7 @@ def test_a_draft_is_made_from_a_folder_without_its_weights(folder: Path) -> None
 
 def test_without_a_chat_template_a_draft_guesses_a_prompt_that_can_be_asked(folder: Path, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink()
-    found = draft(folder, hidden="llava")
+    found = draft(folder, exclude="llava")
     assert "guessed" in found.origin["prompt"]
     path = tmp_path / "mine.yaml"
     path.write_text(found.text())

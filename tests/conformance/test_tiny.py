@@ -82,7 +82,7 @@ def test_every_question_answerer_of_transformers_builds_with_what_its_adapter_ad
     config = tiny_config(model_type, spec.tiny.config)
     model = tiny_model(config)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert sum(parameter.numel() for parameter in model.parameters()) < 6_000_000
+    assert sum(parameter.numel() for parameter in model.parameters()) < 10_000_000
     processor = tiny_image_processor(model_type, config, spec.tiny.image_processor, spec.tiny.images)
     assert processor([picture(150, 100)], return_tensors="pt") is not None
 

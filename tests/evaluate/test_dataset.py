@@ -159,7 +159,7 @@ def test_written_examples_are_read_back_the_same_and_can_move_with_their_images(
     examples = [
         Example("a", 'Says "ö"?', ("5", "five"), str(tmp_path / "one" / "images" / "a.png"), Box(1, 2, 3.5, 40)),
         Example("b", "What?", ("x",), str(elsewhere), None, "small", "read"),
-        *_dataset.pocket("test", ["small"], ["exists"], 4),
+        *_dataset.pocket_examples("test", ["small"], ["exists"], 4),
     ]
     _dataset.write(tmp_path / "one" / "data.json", examples)
     assert _dataset.read(tmp_path / "one" / "data.json") == examples
@@ -170,10 +170,10 @@ def test_written_examples_are_read_back_the_same_and_can_move_with_their_images(
 
 
 def test_the_file_has_the_published_fields_and_no_empty_ones(tmp_path):
-    example = _dataset.pocket("test", ["small"], ["read"], 1)[0]
+    example = _dataset.pocket_examples("test", ["small"], ["read"], 1)[0]
     _dataset.write(tmp_path / "data.json", [example, replace(example, id="x", box=None, group=None, task=None)])
     first, second = json.loads((tmp_path / "data.json").read_text())
-    scene = scenes.sized(0, "small", split="test", task="read")
+    scene = scenes.scene_in_bin(0, "small", split="test", task="read")
     assert first == {
         "id": "test/small/read/0",
         "question": scene.question,
@@ -188,8 +188,8 @@ def test_the_file_has_the_published_fields_and_no_empty_ones(tmp_path):
 
 def test_exported_images_have_the_pixels_of_the_scenes(tmp_path):
     examples = [
-        *_dataset.pocket("test", ["small", "large"], ["read", "exists"], 2),
-        replace(_dataset.pocket("test", ["small"], ["read"], 1)[0], id="test-small-read-0"),
+        *_dataset.pocket_examples("test", ["small", "large"], ["read", "exists"], 2),
+        replace(_dataset.pocket_examples("test", ["small"], ["read"], 1)[0], id="test-small-read-0"),
     ]
     written = _dataset.export(tmp_path / "out" / "data.json", examples)
     found = _dataset.read(tmp_path / "out" / "data.json")
@@ -203,7 +203,7 @@ def test_exported_images_have_the_pixels_of_the_scenes(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a folder cannot be made read-only")
 def test_a_file_that_cannot_be_written_is_refused(tmp_path):
-    example = _dataset.pocket("test", ["small"], ["read"], 1)[0]
+    example = _dataset.pocket_examples("test", ["small"], ["read"], 1)[0]
     (tmp_path / "file").write_text("")
     for refused in (_dataset.write, _dataset.export):
         with pytest.raises(AttnLensError, match="cannot be made"):
@@ -213,18 +213,18 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_pocket_examples_are_the_scenes_of_their_ids():
-    examples = _dataset.pocket("validation", ["small", "high"], ["read", "left"], 2)
+    examples = _dataset.pocket_examples("validation", ["small", "high"], ["read", "left"], 2)
     assert [example.id for example in examples] == [
         f"validation/{name}/{task}/{seed}" for name in ("small", "high") for task in ("read", "left") for seed in (0, 1)
     ]
     for example in examples:
         _, name, task, seed = example.id.split("/")
-        scene = scenes.sized(int(seed), name, split="validation", task=task)
+        scene = scenes.scene_in_bin(int(seed), name, split="validation", task=task)
         assert (example.question, example.labels, example.box) == (scene.question, scene.labels, scene.box)
         assert (example.group, example.task) == (name, task)
         assert example.size() == scene.size
     first = examples[0]
-    assert first.open().tobytes() == scenes.sized(0, "small", split="validation", task="read").image.tobytes()
+    assert first.open().tobytes() == scenes.scene_in_bin(0, "small", split="validation", task="read").image.tobytes()
 
 
 def test_no_image_is_painted_before_an_example_is_opened(monkeypatch):
@@ -232,14 +232,14 @@ def test_no_image_is_painted_before_an_example_is_opened(monkeypatch):
         raise RuntimeError("painted")
 
     monkeypatch.setattr(scenes._scenery, "render", painted)
-    example = _dataset.pocket("test", ["high"], ["read"], 1)[0]
+    example = _dataset.pocket_examples("test", ["high"], ["read"], 1)[0]
     assert example.size()[0] > 256
     with pytest.raises(RuntimeError, match="painted"):
         example.open()
 
 
 def test_an_example_that_is_not_of_its_scene_is_refused():
-    example = _dataset.pocket("test", ["small"], ["read"], 1)[0]
+    example = _dataset.pocket_examples("test", ["small"], ["read"], 1)[0]
     for changed in (
         replace(example, question="Why?"),
         replace(example, box=Box(0, 0, 5, 5)),
@@ -261,7 +261,7 @@ def test_an_example_that_is_not_of_its_scene_is_refused():
 )
 def test_a_benchmark_that_there_is_not_is_refused(arguments, said):
     with pytest.raises(AttnLensError, match=said):
-        _dataset.pocket(*arguments)
+        _dataset.pocket_examples(*arguments)
 
 
 def test_examples_without_a_box_are_left_out_and_a_set_of_them_is_refused():
@@ -275,7 +275,7 @@ def test_examples_without_a_box_are_left_out_and_a_set_of_them_is_refused():
 def test_splits_share_no_random_stream_and_training_validation_and_the_rest_no_background():
     made = {
         split: [
-            scenes.sized(seed, name, split=split, task=task)
+            scenes.scene_in_bin(seed, name, split=split, task=task)
             for seed in range(25)
             for name in scenes.BINS
             for task in scenes.TASKS
@@ -312,7 +312,7 @@ def digest() -> str:
     total = hashlib.sha256()
     for split in scenes.SPLITS:
         for name in ("small", "large"):
-            for example in _dataset.pocket(split, [name], scenes.TASKS, 1):
+            for example in _dataset.pocket_examples(split, [name], scenes.TASKS, 1):
                 image = example.open()
                 total.update(repr((example, image.size)).encode())
                 total.update(image.tobytes())

@@ -308,7 +308,7 @@ def test_the_table_of_croppers_says_which_clip_it_is_and_which_croppers_are_not_
 
 def test_an_example_is_drawn_from_its_record(tmp_path: Path) -> None:
     path = write(tmp_path)
-    scene = scenes.sized(0, "small")
+    scene = scenes.scene_in_bin(0, "small")
     width, height = scene.image.size
     edges = [[[size * i / 4, size * (i + 1) / 4] for i in range(4)] for size in (width, height)]
     with Records(path, {"model": "some/model", **SETTINGS}) as records:

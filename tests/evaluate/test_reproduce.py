@@ -170,11 +170,11 @@ def test_the_clip_condition_crops_as_the_pocket_clip_says_whatever_the_model(
 ) -> None:
     scorer = croppers.clip_scorer(pocket.cropper_path("clip"))
     for size in ("small", "high"):
-        example = _dataset.pocket("report", [size], ["read"], 1)[0]
+        example = _dataset.pocket_examples("report", [size], ["read"], 1)[0]
         record = whole[1]["answer", example.id, "clip"]
         (found,) = croppers.clip(scorer)(example.open(), example.question)
         assert record["boxes"] == [list(found.box)]
-        assert record["holds"] == found.box.holds(example.box)
+        assert record["holds"] == found.box.covers(example.box)
         assert record["cost"]["external"] == 20 * 4
         assert whole[1]["answer", example.id, "rel-att"]["cost"]["external"] == 0
 
@@ -215,11 +215,11 @@ def test_a_condition_changes_the_one_choice_that_it_names(
 
 def test_an_unchanged_condition_is_the_bundled_recipe() -> None:
     for name in ("none", "human", "rel-att", "pure-grad-high"):
-        assert _conditions.recipe_of(name) == recipes.named(name)
+        assert _conditions.recipe_of(name) == recipes.find(name)
 
 
 def test_centre_and_random_crops_are_as_wide_as_the_window_and_inside_the_image(lens: Any) -> None:
-    examples = _dataset.pocket("report", ["small"], ["read"], 20)
+    examples = _dataset.pocket_examples("report", ["small"], ["read"], 20)
     side = lens.adapter.defaults.window
     box_of = partial(_conditions.box_of, lens=lens)
     assert box_of("centre", example=examples[0], image_size=(1000, 800)) == Box(332, 232, 668, 568)
@@ -243,7 +243,7 @@ def test_records_of_other_weights_are_refused(whole: tuple[Path, Any]) -> None:
 
 def test_every_record_says_what_was_asked_and_what_it_cost(lens: Any, whole: tuple[Path, Any]) -> None:
     records = whole[1]
-    example = _dataset.pocket("report", ["small"], ["read"], 1)[0]
+    example = _dataset.pocket_examples("report", ["small"], ["read"], 1)[0]
     result = attnlens.ask(lens, example.open(), example.question, "human", box=example.box, max_new_tokens=2)
     record = records["answer", example.id, "human"]
     assert record["answer"] == result.answer

@@ -105,7 +105,7 @@ def test_a_trained_model_s_contrast_stands_out_on_the_target():
     lens = attnlens.load("pocket/llava")
     ratios = []
     for seed in range(6):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         ratios.append(maps.query_contrast(lens.read(scene.image), scene.question).attention_ratio(scene.box))
     assert np.median(ratios) > 5
 

@@ -140,7 +140,7 @@ def test_a_trained_model_s_focused_heads_look_at_the_target():
     lens = attnlens.load("pocket/llava")
     ratios = []
     for seed in range(6):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         ratios.append(maps.head_attention(lens.read(scene.image), scene.question).attention_ratio(scene.box))
     assert np.median(ratios) > 5
 

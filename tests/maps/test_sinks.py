@@ -21,6 +21,7 @@ from attnlens.conformance._report import sample_images, tiny_lens
 from attnlens.conformance._types import question_answerers
 from attnlens.errors import AttnLensError
 from attnlens.lens._layouts import Layout, View
+from attnlens.lens._model.broken import broken
 from attnlens.maps._rollout import left_on_grid, masked
 from tests import tiny
 from tests.lens.reference import prompt
@@ -32,7 +33,8 @@ SINK, LATER, DECOY = 5, 20, 30
 """Image tokens: a sink at every layer, one from layer 2 on, and one that is massive where the first token is not."""
 
 CROSSING = {"mllama", "idefics"}  # whose image tokens have no state
-TYPES = [kind for kind in question_answerers() if kind not in CROSSING]
+TYPES = [kind for kind in question_answerers() if kind not in CROSSING and not broken(kind)]
+LAST_RUNS = {"inkling2_loop": (0, 1, 6, 7)}  # layers 1 and 2 run three times, each time from the same state on
 DEEPSTACK = {"cohere_compass", "cosmos3_omni", "granite4_vision", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe"}
 """Where visual features are added between layers, transformers records states without them."""
 SOME = {"llava", "gemma3", "vipllava", "paligemma", "internvl", "mistral_large4", "lfm2_vl", "instructblip", "gemma3n"}
@@ -149,7 +151,7 @@ def test_sinks_are_those_of_the_hidden_states_of(model_type, tau):
     recorded = (getattr(out, "language_model_outputs", None) or out).hidden_states
     expected = []
     for layer in lens._host.structure.layers[: 1 if model_type in DEEPSTACK else None]:
-        states = recorded[layer].double()
+        states = recorded[LAST_RUNS.get(model_type, range(len(recorded)))[layer]].double()
         if states.shape[1] != seen.length:  # streams come first
             states = states.transpose(0, 2)
         states = states.reshape(seen.length, -1)

@@ -352,7 +352,7 @@ def test_a_trained_model_s_words_look_at_the_target():
     lens = attnlens.load("pocket/qwen2_5_vl")
     ratios = []
     for seed in range(8):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         target = scene.question.removeprefix("What is written on the ").removesuffix("?")
         found = maps.word_attention(lens.read(scene.image), scene.question, target=target, sigma=1)
         ratios.append(found.attention_ratio(scene.box))

@@ -111,10 +111,10 @@ def test_its_crops_hold_the_target_where_centre_crops_as_large_do_not():
     cropper = croppers.clip(croppers.clip_scorer(pocket.cropper_path("clip")))
     held, centred = 0, 0
     for seed in range(8):
-        scene = scenes.sized(seed, "small", split="validation")
+        scene = scenes.scene_in_bin(seed, "small", split="validation")
         target, box = Box(*scene.box), cropper(scene.image, scene.question)[0].box
         x, y = ((edge - side) // 2 for edge, side in zip(scene.size, (box.width, box.height), strict=True))
-        held += box.holds(target)
-        centred += Box(x, y, x + box.width, y + box.height).holds(target)
+        held += box.covers(target)
+        centred += Box(x, y, x + box.width, y + box.height).covers(target)
     assert held >= 7
     assert centred <= 5

@@ -49,7 +49,7 @@ def test_crops_are_those_the_processor_makes_of_scenes_of_the_training_split(mon
 
 
 def test_a_share_is_the_part_of_the_crops_pixels_that_are_the_signs():
-    scene = scenes.sized(3, "medium", split="train")
+    scene = scenes.scene_in_bin(3, "medium", split="train")
     box = Box(*scene.signs[0].box)._replace(x2=scene.size[0], y2=scene.size[1])
     owner = np.full(scene.size[::-1], -1)
     for sign in scene.signs:
@@ -65,7 +65,7 @@ def test_windows_are_the_sizes_of_the_recipes_crops_inside_the_image():
     rng = np.random.default_rng(0)
     areas = []
     for seed in range(60):
-        scene = scenes.sized(seed, "small", split="train")
+        scene = scenes.scene_in_bin(seed, "small", split="train")
         width, height = scene.size
         for _ in range(10):
             box = clip.window(rng, scene)

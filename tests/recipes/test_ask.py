@@ -181,13 +181,13 @@ def test_a_recipe_file_that_does_not_fit_says_where(tmp_path: Path, text: str, m
     file = tmp_path / "own.yaml"
     file.write_text(text)
     with pytest.raises(AttnLensError, match=message):
-        recipes.named(file)
+        recipes.find(file)
 
 
 def test_a_recipe_file_takes_whole_numbers_where_others_would_do(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("map: {name: input-gradient}\nsearch: {window: 120}\ngate: 1\ntiles: 700\n")
-    recipe = recipes.named(file)
+    recipe = recipes.find(file)
     assert (recipe.search.keywords, recipe.gate, recipe.tiles) == ({"window": 120}, 1, 700)
 
 

@@ -29,7 +29,7 @@ def lens():
 
 @pytest.fixture(scope="module")
 def scene():
-    return scenes.sized(3, "small", split="validation", task="read")
+    return scenes.scene_in_bin(3, "small", split="validation", task="read")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_clip_crops_where_its_scorer_likes_it_best(lens):
     image = Image.new("RGB", (400, 300), (90, 90, 90))
     image.paste((255, 0, 0), (300, 200, 330, 230))
     (box,) = attnlens.ask(lens, image, QUESTION, recipe="clip", scorer=redness, rounds=40).boxes
-    assert box.holds(Box(300, 200, 330, 230))
+    assert box.covers(Box(300, 200, 330, 230))
     assert box.width == box.height <= 60
 
 
@@ -154,7 +154,7 @@ def test_of_several_images_the_best_crops_of_all_are_taken(lens):
     red.paste((255, 0, 0), (100, 50, 130, 80))
     result = attnlens.ask(lens, [plain, red], QUESTION, recipe="clip", scorer=redness)
     assert [one.image for one in result.regions] == [1]
-    assert result.boxes[0].holds(Box(100, 50, 130, 80))
+    assert result.boxes[0].covers(Box(100, 50, 130, 80))
 
     def second_only(image, question):
         return [(100, 50, 130, 80)] if image.height == 200 else []
@@ -175,7 +175,7 @@ def test_all_boxes_of_a_function_are_crops_or_as_many_as_are_asked_for(lens, sce
 
 def test_a_cropper_is_a_recipe_and_a_box_given_twice_is_one_crop(lens, scene):
     shown = Shown([*BOXES[:2], BOXES[0]], favourite=60 * 60)
-    cropper = croppers.ranked(shown.regions, shown.scorer, count=2)
+    cropper = croppers.rank_regions(shown.regions, shown.scorer, count=2)
     result = attnlens.ask(lens, scene.image, QUESTION, recipe=external(cropper))
     assert result.regions == cropper(scene.image, QUESTION)
     assert result.boxes == [Box(200, 100, 260, 160), Box(10, 10, 50, 50)]
@@ -205,10 +205,10 @@ def test_models_in_folders_choose_what_their_parts_choose(lens, scene, tmp_path)
         return [replace(one, score=pytest.approx(one.score, abs=1e-4)) for one in regions]
 
     assert found("clip", scorer=folder) == croppers.clip(scorer)(scene.image, "is it?")
-    by_yolo = croppers.ranked(croppers.detector(*ready["detector"]), scorer, count=2)(scene.image, "is it?")
+    by_yolo = croppers.rank_regions(croppers.detector(*ready["detector"]), scorer, count=2)(scene.image, "is it?")
     assert by_yolo[0].confident
     assert found("yolo", detector=str(tmp_path / "detector"), scorer=folder, count=2) == by_yolo
-    by_sam = croppers.ranked(croppers.segmenter(*ready["segmenter"]), scorer)(scene.image, "is it?")
+    by_sam = croppers.rank_regions(croppers.segmenter(*ready["segmenter"]), scorer)(scene.image, "is it?")
     by_sam = [one for one in by_sam if one.confident]  # at random weights SAM may be sure of nothing
     assert found("sam", segmenter=tmp_path / "segmenter", scorer=str(folder)) == by_sam
 

@@ -30,7 +30,7 @@ def lens():
 
 @pytest.fixture(scope="module")
 def small():
-    return [scenes.sized(seed, "small", split="validation", task="read") for seed in range(12)]
+    return [scenes.scene_in_bin(seed, "small", split="validation", task="read") for seed in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_prompt_that_is_neither_question_is_refused(lens, small):
 
 
 def test_of_several_targets_the_surest_region_comes_first_with_the_map_of_its_image(lens):
-    two = [scenes.sized(seed, "small", split="validation", task="read") for seed in (1, 2)]
+    two = [scenes.scene_in_bin(seed, "small", split="validation", task="read") for seed in (1, 2)]
     for images in (two, two[::-1]):
         pictures = [one.image for one in images]
         result = attnlens.ask(lens, pictures, two[0].question, "focus", targets=["red sign", "blue sign"])

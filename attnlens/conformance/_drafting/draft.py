@@ -19,9 +19,10 @@ import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 import attnlens
+from attnlens import _renamed
 from attnlens.adapters._rendering import render
 from attnlens.adapters._schema import AdapterSpec
-from attnlens.conformance._checks import Finding, findings, hold, told
+from attnlens.conformance._checks import Finding, all_passed, describe_error, findings
 from attnlens.conformance._drafting.grids import Facts, hypotheses
 from attnlens.conformance._drafting.paths import attention_path, connector_path, crossing_path
 from attnlens.conformance._report import sample_images
@@ -59,7 +60,7 @@ class Draft:
 
     @property
     def passed(self) -> bool:
-        return hold(self.findings)
+        return all_passed(self.findings)
 
     def text(self) -> str:
         """The adapter as a YAML file, which says of each fact where it comes from."""
@@ -74,19 +75,20 @@ class Draft:
         )
 
 
-def draft(name: str | Path, *, hidden: str | None = None, trust_remote_code: bool = False) -> Draft:
+@_renamed.arguments(hidden="exclude")
+def draft(name: str | Path, *, exclude: str | None = None, trust_remote_code: bool = False) -> Draft:
     """An adapter for a model type, or for the checkpoint in a folder or on the hub: its config and processor are read.
 
-    `hidden`: the name of a known adapter that is not looked at. Raises AttnLensError where no tiny model can be made,
+    `exclude`: the name of a known adapter that is not looked at. Raises AttnLensError where no tiny model can be made,
     or where no known grid fits it.
     """
     if not Path(name).exists() and str(name) in CONFIG_MAPPING:
         check_asked(str(name))
-        return _drafted(str(name), lambda: tiny_config(str(name)), hidden)
+        return _drafted(str(name), lambda: tiny_config(str(name)), exclude)
     config = load_config(name, trust_remote_code=trust_remote_code)
     if config.model_type in CONFIG_MAPPING:
         check_asked(config.model_type)
-    found = _drafted(config.model_type, lambda: tiny_like(config), hidden)
+    found = _drafted(config.model_type, lambda: tiny_like(config), exclude)
     return _with_prompt(found, load_processor(name, trust_remote_code=trust_remote_code))
 
 
@@ -98,20 +100,20 @@ def _step(model_type: str, failed: str, advice: str) -> Iterator[None]:
     except AttnLensError:
         raise
     except Exception as error:
-        raise AttnLensError(f"{failed} the type {model_type!r} ({told(error)}). {advice}") from error
+        raise AttnLensError(f"{failed} the type {model_type!r} ({describe_error(error)}). {advice}") from error
 
 
-def _drafted(model_type: str, make: Callable[[], PreTrainedConfig], hidden: str | None) -> Draft:
+def _drafted(model_type: str, make: Callable[[], PreTrainedConfig], exclude: str | None) -> Draft:
     check_runs(model_type)
     by_hand = "Write the adapter by hand (attnlens adapters list), and what the config lacks under tiny."
     with _step(model_type, "No tiny model could be made of", by_hand):
         config = make()
         model = tiny_model(config)
     with _step(model_type, "The modules and the image processor could not be read of", by_hand):
-        return _read_off(model, model_type, config, hidden)
+        return _read_off(model, model_type, config, exclude)
 
 
-def _read_off(model: Any, model_type: str, config: PreTrainedConfig, hidden: str | None) -> Draft:
+def _read_off(model: Any, model_type: str, config: PreTrainedConfig, exclude: str | None) -> Draft:
     image_token_id, where = _image_token(config)
     facts: Facts = {"model_types": [model_type], "image_token_id": image_token_id}
     origin = {
@@ -121,7 +123,7 @@ def _read_off(model: Any, model_type: str, config: PreTrainedConfig, hidden: str
     }
     if (attention := attention_path(model)) is not None:
         facts["language_model"] = {"attention": attention}
-    facts, origin["grid"] = _with_grid(model, model_type, facts, hidden)
+    facts, origin["grid"] = _with_grid(model, model_type, facts, exclude)
     if "connector" in facts:
         origin["connector"] = "inferred: attention whose rows sum to 1, and whose keys are others than its queries"
     return _with_language_model(model, model_type, facts, origin)
@@ -141,12 +143,12 @@ def _with_prompt(found: Draft, processor: Any) -> Draft:
     return replace(found, spec=_spec(facts), origin=origin)
 
 
-def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) -> tuple[Facts, str]:
+def _with_grid(model: Any, model_type: str, facts: Facts, exclude: str | None) -> tuple[Facts, str]:
     """The first hypothesis that the model agrees with; behind a connector with attention, those of latents first."""
     processor = tiny_image_processor(model_type, model.config)
     connector, crossing = connector_path(model, processor, sample_images()[0]), crossing_path(model)
     first = "latents" if connector is not None else "cross" if crossing is not None else None
-    ordered = sorted(hypotheses(model.config, hidden), key=lambda one: one[0]["grid"]["kind"] != first)
+    ordered = sorted(hypotheses(model.config, exclude), key=lambda one: one[0]["grid"]["kind"] != first)
     tried, nearest = 0, (-1.0, "none of them could be laid over the image")
     for guess, like in _different(model, model_type, ordered):
         prompt = {"prompt": {"template": "chat", **guess["prompt"]}}
@@ -157,7 +159,7 @@ def _with_grid(model: Any, model_type: str, facts: Facts, hidden: str | None) ->
             known |= {"connector" if guess["grid"]["kind"] == "latents" else "language_model": {"attention": needed}}
         tried += 1
         found = _try(model, model_type, known, _GRID_CHECKS)
-        if hold(found):
+        if all_passed(found):
             proved = "; ".join(f"{finding.check}: {finding.detail}" for finding in found)
             return known, f"tried: grid number {tried} of those that can be laid out, {like}, fits: {proved}"
         score = sum(bool(finding.passed) for finding in found)
@@ -202,7 +204,7 @@ def _with_language_model(model: Any, model_type: str, facts: Facts, origin: dict
         score = sum(finding.passed is not False for finding in found)
         if score > best[0]:
             best = (score, guess, found)
-        if hold(found):
+        if all_passed(found):
             break
         refused = refused or _failures(found)
     _, facts, found = best
@@ -220,7 +222,7 @@ def _try(
         images = tiny_image_processor(model_type, model.config, spec.tiny.image_processor, spec.tiny.images)
         lens = Lens(model, StandInProcessor(images, spec, model), spec)
     except Exception as error:  # noqa: BLE001 - a guess may be wrong in any way
-        return (Finding("build", False, told(error)),)
+        return (Finding("build", False, describe_error(error)),)
     return tuple(findings(lens, sample_images(), checks))
 
 

@@ -19,7 +19,7 @@ from attnlens.adapters._grids import GridSpec
 
 Facts = dict[str, Any]
 
-_OF_THE_IMAGE = ("image_axis", "pixel_axis", "counted", "pixels", "pixel_gradient", "prepended", "per_image")
+_OF_THE_IMAGE = ("image_axis", "pixel_axis", "patch_numbers", "pixels", "pixel_gradient", "prepended", "per_image")
 _NAMES = {  # what a config's key is called that holds a fact of the grid
     "patch": re.compile(r"patch_size$"),
     "merge": re.compile(r"merge|scale_factor|downsampl|shuffle|pool|stride$"),
@@ -35,17 +35,17 @@ _CHOICES: dict[str, Sequence[Facts]] = {
 }
 
 
-def hypotheses(config: PreTrainedConfig, hidden: str | None) -> Iterator[tuple[Facts, str]]:
-    """(facts, where they are from), those of known adapters first; the adapter named `hidden` is left out."""
-    yield from _known(hidden)
+def hypotheses(config: PreTrainedConfig, exclude: str | None) -> Iterator[tuple[Facts, str]]:
+    """(facts, where they are from), those of known adapters first; the adapter named `exclude` is left out."""
+    yield from _known(exclude)
     yield from _composed(config)
 
 
-def _known(hidden: str | None) -> list[tuple[Facts, str]]:
+def _known(exclude: str | None) -> list[tuple[Facts, str]]:
     """What each known adapter says, only once, the simplest first."""
     seen: dict[str, tuple[Facts, str]] = {}
     for name, path in adapters.available().items():
-        if name == hidden:
+        if name == exclude:
             continue
         spec = adapters.find(path).model_dump(mode="json", exclude_unset=True)
         prompt = {key: value for key, value in spec.get("prompt", {}).items() if key in _OF_THE_IMAGE}

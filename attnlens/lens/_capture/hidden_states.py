@@ -56,7 +56,8 @@ def entropy_gradient(model: Any, structure: Structure, inputs: Mapping[str, Any]
     def begin(state: Tensor) -> Tensor:
         if not leaves:
             leaves.append(state.detach().requires_grad_())
-        return leaves[0]
+            return leaves[0]
+        return leaves[0] if crossing else state  # a looped model enters its first layer again, with another state
 
     with frozen(model), torch.enable_grad(), _entering(givens, [begin] * len(givens), crossing):
         logits = model(**inputs).logits

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import nnsight
@@ -42,11 +44,12 @@ class Tracer:
         """One forward pass: the model's output, and the weights that came out at each of `sites`.
 
         `sites` stand in the order of execution. The weights are [batch, heads, queries, keys], with whatever graph
-        the pass built. Raises `AttnLensError` where a module gave no weights.
+        the pass built; of a module that runs several times in it (looped layers), those of its last run. Raises
+        `AttnLensError` where a module gave no weights.
         """
         envoys = [(self._model.get(site.path), site.output) for site in sites]
         try:
-            with self._model.trace(**inputs):
+            with self._later_runs(sites) as later, self._model.trace(**inputs):
                 captured = nnsight.save([])
                 for envoy, index in envoys:
                     captured.append(envoy.output[index])
@@ -57,10 +60,28 @@ class Tracer:
                 f"A module to look into did not run, or not in the order of {order}: {error}. Correct the attention "
                 "paths in the adapter."
             ) from error
-        for (path, _), weights in zip(sites, captured, strict=True):
+        weights_by_site = [later.get(site, weights) for site, weights in zip(sites, captured, strict=True)]
+        for (path, _), weights in zip(sites, weights_by_site, strict=True):
             if weights is None:
                 raise AttnLensError(
                     f"The attention weights of {path} came back as None: this module does not follow transformers' "
                     "attention interface. Load the model with attn_implementation='eager', or update its code."
                 )
-        return output, list(captured)
+        return output, weights_by_site
+
+    @contextmanager
+    def _later_runs(self, sites: Sequence[Site]) -> Iterator[dict[Site, Any]]:
+        """What comes out at each site that runs again, at its last run: nnsight hands out a module's first."""
+        runs, later = Counter[Site](), dict[Site, Any]()
+
+        def keep(site: Site, output: Any) -> None:
+            runs[site] += 1
+            if runs[site] > 1:
+                later[site] = output[site.output]
+
+        with ExitStack() as stack:
+            for site in sites:
+                module = self._model.get(site.path)._module
+                handle = module.register_forward_hook(lambda _, __, output, site=site: keep(site, output))
+                stack.callback(handle.remove)
+            yield later

@@ -42,12 +42,12 @@ def _axis(key: str, spec: PromptSpec) -> int:
 
 def _counted_on(features: Sequence[dict[str, Any]], spec: PromptSpec) -> list[dict[str, Any]]:
     """The numbers of each image's patches go on where those of the image before it end."""
-    if spec.counted is None:
+    if spec.patch_numbers is None:
         return list(features)
     found, before = [], 0
     for one in features:
-        numbers = one[spec.counted]
-        found.append({**one, spec.counted: torch.where(numbers >= 0, numbers + before, numbers)})
+        numbers = one[spec.patch_numbers]
+        found.append({**one, spec.patch_numbers: torch.where(numbers >= 0, numbers + before, numbers)})
         before += one[spec.pixels].shape[0] * one[spec.pixels].shape[1]
     return found
 

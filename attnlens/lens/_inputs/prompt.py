@@ -225,7 +225,7 @@ class Prompter:
     def _image_positions(
         self, ids: Tensor, inputs: dict[str, Any], images: Sequence[PreparedImage]
     ) -> tuple[tuple[int, ...], ...]:
-        marked = self._spec.prompt.marked
+        marked = self._spec.prompt.image_mask
         at = torch.nonzero(ids[0] == self._image_token_id if marked is None else inputs[marked][0]).flatten().tolist()
         if not at:
             raise AttnLensError(

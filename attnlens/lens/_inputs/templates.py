@@ -86,7 +86,9 @@ def render(template: str, variables: dict[str, Any]) -> str:
     compiled = _compiled(template)
     token = _left.set([BUDGET])
     try:
-        return compiled.render(**variables)
+        text = compiled.render(**variables)
+        _spend(len(text))  # a list, which is paid by its elements, may be written in far more characters
+        return text
     finally:
         _left.reset(token)
 

@@ -16,9 +16,9 @@ from attnlens.adapters._grids import AnyresGrid
 from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Spans
+from attnlens.lens._layouts import families
 from attnlens.lens._layouts.base import Layout, Processed, View
-from attnlens.lens._layouts.canvas import Canvas, Size, by, steps
-from attnlens.lens._layouts.cutting import family
+from attnlens.lens._layouts.canvas import Canvas, Size, format_size, steps
 from attnlens.lens._layouts.stitching import Stitched, pictures
 from attnlens.lens._layouts.tiles import Tokens, original
 
@@ -28,7 +28,7 @@ SCALED_FROM = 1.1
 
 def anyres(spec: AnyresGrid, image: Processed) -> Layout:
     """The tiles without their padding as the first view, the square as the second."""
-    family(image.processor, {"llava_next", "llava_onevision"})
+    families.check(image.processor, spec.kind)
     count, side = pictures(image, "pixel_values")
     _check_side(image, side)
     rows, cols = _sheet(image, count, side)
@@ -64,7 +64,7 @@ def _check_side(image: Processed, side: Size) -> None:
     sides.add(image.config.vision_config.image_size)
     if sides != set(side):
         raise AttnLensError(
-            f"pixel_values hold tiles of {by(side)} px, and size and crop_size in {type(own).__name__} and image_size "
+            f"pixel_values hold tiles of {format_size(side)} px, and size and crop_size in {type(own).__name__} and image_size "
             f"in the model's vision_config say {', '.join(map(str, sorted(sides)))}. Make them equal."
         )
 
@@ -77,7 +77,7 @@ def _sheet(image: Processed, count: int, side: Size) -> tuple[int, int]:
         found.append((height // side[1], width // side[0]))
         if found[-1][0] * found[-1][1] + 1 != count:
             raise AttnLensError(
-                f"By the image_grid_pinpoints of {name} an image of {by(image.size)} px becomes {found[-1][0]} rows x "
+                f"By the image_grid_pinpoints of {name} an image of {format_size(image.size)} px becomes {found[-1][0]} rows x "
                 f"{found[-1][1]} cols of tiles and a square, but pixel_values hold {count} picture(s). Give the same "
                 "image_grid_pinpoints to both, and one image at a time to the image processor."
             )

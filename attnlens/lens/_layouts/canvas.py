@@ -6,21 +6,19 @@ what the vision tower sees). On each axis `canvas = original * scale + offset`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from attnlens._upstream import PREPROCESS, PREPROCESS_ONE, is_common_image_code, model_folder, size_with_aspect_ratio
+from attnlens._upstream import size_with_aspect_ratio
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 
 Size = tuple[int, int]
 """(width, height), in pixels."""
 
-_PIXEL_STEPS = {"do_rescale", "do_normalize", "do_convert_rgb"}  # change values, move nothing
-_METHODS = ("preprocess", PREPROCESS, PREPROCESS_ONE, "resize", "center_crop", "pad", "pad_to_square", "pan_and_scan")
+PIXEL_STEPS = {"do_rescale", "do_normalize", "do_convert_rgb"}  # change values, move nothing
 
 
 @dataclass(frozen=True)
@@ -65,24 +63,9 @@ class Canvas:
         return Grid(np.stack([x[:-1], x[1:]], axis=1), np.stack([y[:-1], y[1:]], axis=1), self.image_size)
 
 
-def placed(image_processor: Any, image_size: Size) -> Canvas:
-    """Where `image_processor`, by its settings, puts an image of `image_size` = (width, height).
-
-        placed(processor.image_processor, image.size).size     # (336, 336)
-
-    Raises AttnLensError for a processor whose code or steps are not known here.
-    """
-    family = _family(image_processor)
-    _refuse(image_processor, _own_code(image_processor, family))
-    place, known = _PLACERS[family]
-    on = steps(image_processor)
-    _refuse(image_processor, on - _PIXEL_STEPS - known)
-    return place(image_processor, Canvas.of(image_size), on)
-
-
 def check_only_resized(image_processor: Any, *harmless: str) -> None:
     """Raises AttnLensError for a processor with steps, besides `harmless` ones, that move pixels but do not resize."""
-    _refuse(image_processor, steps(image_processor) - _PIXEL_STEPS - {"do_resize", *harmless})
+    refuse_steps(image_processor, steps(image_processor) - PIXEL_STEPS - {"do_resize", *harmless})
 
 
 def steps(image_processor: Any) -> set[str]:
@@ -91,7 +74,7 @@ def steps(image_processor: Any) -> set[str]:
     return {name for name, value in settings.items() if value and not callable(value)}
 
 
-def by(size: tuple[int, ...]) -> str:
+def format_size(size: tuple[int, ...]) -> str:
     """'336 x 336'."""
     return " x ".join(str(side) for side in size)
 
@@ -99,7 +82,7 @@ def by(size: tuple[int, ...]) -> str:
 # The families' orders of steps.
 
 
-def _fit(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
+def fit(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
     """Resize, centre crop: most processors."""
     if "do_resize" in on:
         canvas = canvas.resized(_resized(image_processor, canvas.size))
@@ -110,19 +93,19 @@ def _fit(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
     return canvas
 
 
-def _pad_and_fit(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
+def pad_and_fit(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
     """Pad to a square, resize, centre crop: Llava."""
-    return _fit(image_processor, _squared(canvas) if "do_pad" in on else canvas, on)
+    return fit(image_processor, _squared(canvas) if "do_pad" in on else canvas, on)
 
 
-def _fit_and_pad(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
+def fit_and_pad(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
     """Resize the longest edge, pad to a square: DeepSeek-VL, Janus."""
     if "do_resize" in on:
         canvas = canvas.resized(_longest_edge(image_processor, "size", canvas.size))
     return _squared(canvas) if "do_pad" in on else canvas
 
 
-def _fit_and_pad_twice(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
+def fit_and_pad_twice(image_processor: Any, canvas: Canvas, on: set[str]) -> Canvas:
     """What DeepSeek-VL does, for a canvas of high resolution, and that one again for one of low: DeepSeek-VL hybrid."""
     if "do_resize" not in on:
         return canvas
@@ -132,41 +115,8 @@ def _fit_and_pad_twice(image_processor: Any, canvas: Canvas, on: set[str]) -> Ca
     return canvas
 
 
-_PLACERS: dict[str, tuple[Callable[[Any, Canvas, set[str]], Canvas], set[str]]] = {
-    "": (_fit, {"do_resize", "do_center_crop"}),  # transformers' common code
-    "gemma3": (_fit, {"do_resize", "do_pan_and_scan"}),
-    "got_ocr2": (_fit, {"do_resize"}),
-    "idefics": (_fit, {"do_resize"}),
-    "video_llava": (_fit, {"do_resize", "do_center_crop"}),
-    "llava": (_pad_and_fit, {"do_resize", "do_center_crop", "do_pad"}),
-    "deepseek_vl": (_fit_and_pad, {"do_resize", "do_pad"}),
-    "janus": (_fit_and_pad, {"do_resize", "do_pad"}),
-    "deepseek_vl_hybrid": (_fit_and_pad_twice, {"do_resize", "do_pad"}),
-}
-
-
-def _family(image_processor: Any) -> str:
-    """The model type, of those known here, whose code puts the pixels in their places; "" where it is of none."""
-    for name in (PREPROCESS, "preprocess"):
-        folder = model_folder(_module(image_processor, name))
-        if folder and folder in _PLACERS:  # "" is there for the common code alone
-            return folder
-    return ""
-
-
-def _own_code(image_processor: Any, family: str) -> set[str]:
-    """Methods that place pixels, by code that is neither the family's nor transformers' common one."""
-    written = {name: _module(image_processor, name) for name in _METHODS if hasattr(type(image_processor), name)}
-    strange = {name: code for name, code in written.items() if not is_common_image_code(code)}
-    return {name for name, code in strange.items() if not family or model_folder(code) != family}
-
-
-def _module(image_processor: Any, method: str) -> str:
-    found = getattr(type(image_processor), method, None)
-    return str(getattr(found, "__module__", ""))
-
-
-def _refuse(image_processor: Any, unknown: set[str]) -> None:
+def refuse_steps(image_processor: Any, unknown: set[str]) -> None:
+    """Raises AttnLensError where there is a step of unknown effect."""
     if unknown:
         raise AttnLensError(
             f"{type(image_processor).__name__} has steps of its own: {', '.join(sorted(unknown))}. Where they put the "

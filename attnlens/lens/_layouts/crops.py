@@ -14,15 +14,15 @@ import numpy as np
 from attnlens.adapters._grids import CropsGrid
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
+from attnlens.lens._layouts import families
 from attnlens.lens._layouts.base import Array, Layout, Processed, View
-from attnlens.lens._layouts.cutting import family
 from attnlens.lens._layouts.patches import CHANNELS
 from attnlens.lens._layouts.single import whole_number
 
 
 def crops(spec: CropsGrid, image: Processed) -> Layout:
     """Both canvases show the image stretched. The whole image's tokens come first; maps are drawn on the finer one."""
-    family(image.processor, {"molmo2"})
+    families.check(image.processor, spec.kind)
     cutting = _cutting(spec, image)
     coarse, fine = (_Canvas(cutting, down, across) for down, across in ((0, 0), (cutting.down, cutting.across)))
     views = [View(_grid(image, canvas), canvas) for canvas in (fine, coarse)]

@@ -7,40 +7,29 @@ Kosmos-2) are not in the layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnlens._upstream import (
-    best_resolution,
-    padding_before,
     size_fit_to_canvas,
-    size_on_sheet,
     supported_aspect_ratios,
 )
 from attnlens.adapters._grids import CrossGrid, LatentsGrid
 from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
+from attnlens.lens._layouts import families
 from attnlens.lens._layouts.base import Layout, Numbers, Processed, View
-from attnlens.lens._layouts.canvas import Canvas, Size, by, placed
-from attnlens.lens._layouts.cutting import family
+from attnlens.lens._layouts.canvas import Canvas, Size, format_size
+from attnlens.lens._layouts.cutting import Pieces
 from attnlens.lens._layouts.single import whole_number
 from attnlens.lens._layouts.stitching import Stitched, pictures, stitched, tile_by_tile
 
 Seen = NDArray[np.bool_]
 """[rows, cols] of a canvas's patches: which of them are no padding."""
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """An image's pictures: tiles, row by row, and pictures of the whole image after them."""
-
-    canvases: list[Canvas]
-    rows: int = 0
-    cols: int = 0
 
 
 def latents(spec: LatentsGrid, image: Processed) -> Layout:
@@ -77,7 +66,7 @@ def cross(spec: CrossGrid, image: Processed) -> Layout:
     used = (side[0] // patch * patch, side[1] // patch * patch)
     if used != side:
         raise AttnLensError(
-            f"A tile of {by(side)} px is no whole number of patches of {patch} px. Correct patch in the adapter's grid."
+            f"A tile of {format_size(side)} px is no whole number of patches of {patch} px. Correct patch in the adapter's grid."
         )
     view = View(sheet.grid(sheet.size[1] // patch, sheet.size[0] // patch, patch), Stitched(0, rows, cols, used))
     tiles = np.full((count, side[0] * side[1] // patch**2), -1)  # tiles that are not used are keys too: padding
@@ -95,12 +84,12 @@ def pictures_of_one(image: Processed) -> tuple[int, Size]:
 
 def _whole(image: Processed, patch: int) -> View:
     """The one picture that the processor's settings lead to, without padding."""
-    canvas = placed(image.processor, image.size)
+    canvas = families.placed(image.processor, image.size)
     count, seen = pictures_of_one(image)
     if count != 1 or seen != canvas.size:
         raise AttnLensError(
-            f"By its settings {type(image.processor).__name__} puts an image of {by(image.size)} px on a canvas of "
-            f"{by(canvas.size)} px, but pixel_values hold {count} of {by(seen)} px. Give the sizes to the image "
+            f"By its settings {type(image.processor).__name__} puts an image of {format_size(image.size)} px on a canvas of "
+            f"{format_size(canvas.size)} px, but pixel_values hold {count} of {format_size(seen)} px. Give the sizes to the image "
             "processor itself, not to its call; or name the output that marks padding as the grid's mask."
         )
     cols, rows = (length // patch for length in canvas.size)
@@ -118,7 +107,7 @@ def _queries(spec: LatentsGrid, image: Processed, patches: int) -> int:
         if patches not in value:
             raise AttnLensError(
                 f"The model's config gives queries for {', '.join(map(str, value))} patches, but a picture of "
-                f"{by(image.size)} px has {patches}. Give the image processor another size."
+                f"{format_size(image.size)} px has {patches}. Give the image processor another size."
             )
         value = value[patches]
     return int(value)
@@ -157,48 +146,20 @@ def _numbered(seen: Seen, grid: Grid, start: int) -> Numbers:
 
 def _pieces(image: Processed, shown: Sequence[Size]) -> Pieces:
     """Where each picture lies, by the image processor's own code; `shown` is the size that each was resized to."""
-    pieces = _CUTTERS[family(image.processor, set(_CUTTERS))](image)
+    pieces = families.pieces(image)
     if len(pieces.canvases) != len(shown):
         raise AttnLensError(
             f"By its settings {type(image.processor).__name__} makes {len(pieces.canvases)} picture(s) of an image of "
-            f"{by(image.size)} px, but there are {len(shown)}. Give the settings to the image processor itself, not to "
+            f"{format_size(image.size)} px, but there are {len(shown)}. Give the settings to the image processor itself, not to "
             "its call."
         )
     canvases = [canvas.resized(size) for canvas, size in zip(pieces.canvases, shown, strict=True)]
     return replace(pieces, canvases=canvases)
 
 
-def _quarters(image: Processed) -> Pieces:
-    """Idefics2: with do_image_splitting four quarters, then the whole image."""
-    whole = Canvas.of(image.size)
-    if not image.processor.do_image_splitting:
-        return Pieces([whole])
-    (width, height), (left, top) = image.size, (image.size[0] // 2, image.size[1] // 2)
-    boxes = [(0, 0, left, top), (left, 0, width, top), (0, top, left, height), (left, top, width, height)]
-    return Pieces([*(whole.cut(*box) for box in boxes), whole], 2, 2)
-
-
-def _resolutions(image: Processed) -> Pieces:
-    """Aria: with split_image the windows of the best of several sheets, on which the image is padded all around."""
-    whole, own = Canvas.of(image.size), image.processor
-    if not own.split_image:
-        return Pieces([whole])
-    sheet = best_resolution(image.size[::-1], own.split_resolutions)
-    height, width = size_on_sheet(image.size[::-1], sheet)
-    top, left = padding_before(own, (height, width), sheet)
-    padded = whole.resized((width, height)).moved((sheet[1], sheet[0]), left, top)
-    side = own.max_image_size
-    down, across = range(0, sheet[0], side), range(0, sheet[1], side)
-    windows = [padded.cut(x, y, min(x + side, sheet[1]), min(y + side, sheet[0])) for y in down for x in across]
-    return Pieces(windows, len(down), len(across)) if len(windows) > 1 else Pieces(windows)
-
-
-_CUTTERS: dict[str, Callable[[Processed], Pieces]] = {"idefics2": _quarters, "aria": _resolutions}
-
-
 def _arranged(image: Processed, key: str, count: int, side: Size) -> tuple[int, int, Canvas]:
     """Mllama: rows and columns of tiles; the image is resized without distortion, and padded on the right and below."""
-    family(image.processor, {"mllama"})
+    families.check(image.processor, "cross")
     number = int(image.array(key).ravel()[0])
     known = supported_aspect_ratios(image.processor, count)
     if not 0 < number <= len(known):

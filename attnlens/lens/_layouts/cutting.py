@@ -1,29 +1,24 @@
-"""How an image processor cuts an image into tiles: how many rows and columns, and where the image lies on them.
+"""How image processors cut an image into tiles, or pictures: how many, and where the image lies on them.
 
-What is known of an image processor is known of its code, so this is a table of model types: those whose code cuts the
-image. Numbers that depend on the image come from the processor's output, or from its own functions.
+Numbers that depend on the image come from the processor's output, or from its own functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from attnlens._upstream import (
-    PREPROCESS,
+    best_resolution,
     fitting_sheet,
-    image_code,
     optimal_tiled_canvas,
+    padding_before,
     planned_windows,
+    size_on_sheet,
     undistorted_size,
 )
-from attnlens.errors import AttnLensError
 from attnlens.lens._layouts.base import Processed
-from attnlens.lens._layouts.canvas import Canvas, Size, steps
-
-_HARMLESS_STEPS = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_image_splitting", "do_pad"}
-_METHODS = ("preprocess", PREPROCESS, "resize", "pad", "crop_image_to_patches", "split_images", "get_image_patches")
+from attnlens.lens._layouts.canvas import Canvas, Size
 
 
 @dataclass(frozen=True)
@@ -38,41 +33,12 @@ class Cut:
     """The image before it is stretched to the thumbnail."""
 
 
-def cut(image: Processed, tiles: int, side: Size) -> Cut:
-    """How the processor cut `image` into `tiles` pictures of `side` = (width, height), its thumbnail among them or not.
-
-    Raises AttnLensError for an image processor whose code is not known here.
-    """
-    found = _CUTTERS[family(image.processor, set(_CUTTERS))](image, tiles, side)
-    unknown = steps(image.processor) - _HARMLESS_STEPS
-    if unknown:
-        raise AttnLensError(
-            f"{type(image.processor).__name__} has steps that move pixels: {', '.join(sorted(unknown))}. With tiles it "
-            "is not known where to. Switch them off in the image processor."
-        )
-    return found
-
-
-def family(processor: Any, known: set[str]) -> str:
-    """The model type, one of `known`, whose code cuts and places the processor's images."""
-    homes = {name: image_code(processor, name) for name in _METHODS if hasattr(processor, name)}
-    found = homes.get(PREPROCESS, "")
-    strange = {name for name, home in homes.items() if home not in {found, "backends", "utils"}}
-    if found not in known or strange:
-        own = f"methods of its own: {', '.join(sorted(strange or {PREPROCESS}))}"
-        raise AttnLensError(
-            f"{type(processor).__name__} has {own}. How it cuts an image into tiles is known for the image processors "
-            f"of {', '.join(sorted(known))}. Choose one of these, or another grid kind in the adapter."
-        )
-    return found
-
-
 def _stretched(image: Processed, rows: int, cols: int, side: Size) -> Cut:
     whole = Canvas.of(image.size)
     return Cut(rows, cols, whole.resized((cols * side[0], rows * side[1])), whole)
 
 
-def _by_aspect_ratio(image: Processed, tiles: int, side: Size) -> Cut:
+def by_aspect_ratio(image: Processed, tiles: int, side: Size) -> Cut:
     """The sheet whose aspect ratio suits best; a processor may be called with its cutting switched off."""
     if tiles == 1:
         return _stretched(image, 1, 1, side)
@@ -80,7 +46,7 @@ def _by_aspect_ratio(image: Processed, tiles: int, side: Size) -> Cut:
     return _stretched(image, rows, cols, side)
 
 
-def _by_output(*keys: str) -> Callable[[Processed, int, Size], Cut]:
+def by_output(*keys: str) -> Callable[[Processed, int, Size], Cut]:
     """The processor puts out (rows, cols) under one key, or rows and cols under two; 0 where it does not cut."""
 
     def cutter(image: Processed, tiles: int, side: Size) -> Cut:
@@ -93,7 +59,7 @@ def _by_output(*keys: str) -> Callable[[Processed, int, Size], Cut]:
     return cutter
 
 
-def _padded_after(image: Processed, tiles: int, side: Size) -> Cut:
+def padded_after(image: Processed, tiles: int, side: Size) -> Cut:
     """Llama 4: resized without distortion, and padded on the right and below to fill the tiles."""
     rows, cols = (int(count) for count in image.array("aspect_ratios").ravel())
     width, height = image.size
@@ -107,7 +73,7 @@ def _padded_after(image: Processed, tiles: int, side: Size) -> Cut:
     return Cut(rows, cols, shown.moved(sheet, 0, 0), whole)
 
 
-def _by_fit(image: Processed, tiles: int, side: Size) -> Cut:
+def by_fit(image: Processed, tiles: int, side: Size) -> Cut:
     """Perception LM: a sheet on which the image fits, else the one with the closest aspect ratio."""
     if tiles == 1:  # the thumbnail alone
         return _stretched(image, 1, 1, side)
@@ -115,7 +81,7 @@ def _by_fit(image: Processed, tiles: int, side: Size) -> Cut:
     return _stretched(image, rows, cols, side)
 
 
-def _by_window(image: Processed, tiles: int, side: Size) -> Cut:
+def by_window(image: Processed, tiles: int, side: Size) -> Cut:
     """Step 3.7: windows that suit the aspect ratio; narrow strips are padded on the right or below to a square."""
     cols, rows, squared = planned_windows(image.processor, image.size[::-1])
     whole = Canvas.of(image.size)
@@ -124,14 +90,38 @@ def _by_window(image: Processed, tiles: int, side: Size) -> Cut:
     return Cut(rows, cols, whole.resized((max(cols, 1) * side[0], max(rows, 1) * side[1])), whole)
 
 
-_CUTTERS: dict[str, Callable[[Processed, int, Size], Cut]] = {
-    "got_ocr2": _by_aspect_ratio,
-    "cohere2_vision": _by_aspect_ratio,
-    "ovis2": _by_output("grids"),
-    "idefics3": _by_output("rows", "cols"),
-    "smolvlm": _by_output("rows", "cols"),
-    "granite_docling": _by_output("rows", "cols"),
-    "llama4": _padded_after,
-    "perception_lm": _by_fit,
-    "step3p7": _by_window,
-}
+# Pictures of the image's own aspect ratio, for a connector that looks at their patches.
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An image's pictures: tiles, row by row, and pictures of the whole image after them."""
+
+    canvases: list[Canvas]
+    rows: int = 0
+    cols: int = 0
+
+
+def quarters(image: Processed) -> Pieces:
+    """Idefics2: with do_image_splitting four quarters, then the whole image."""
+    whole = Canvas.of(image.size)
+    if not image.processor.do_image_splitting:
+        return Pieces([whole])
+    (width, height), (left, top) = image.size, (image.size[0] // 2, image.size[1] // 2)
+    boxes = [(0, 0, left, top), (left, 0, width, top), (0, top, left, height), (left, top, width, height)]
+    return Pieces([*(whole.cut(*box) for box in boxes), whole], 2, 2)
+
+
+def windows_of_best_sheet(image: Processed) -> Pieces:
+    """Aria: with split_image the windows of the best of several sheets, on which the image is padded all around."""
+    whole, own = Canvas.of(image.size), image.processor
+    if not own.split_image:
+        return Pieces([whole])
+    sheet = best_resolution(image.size[::-1], own.split_resolutions)
+    height, width = size_on_sheet(image.size[::-1], sheet)
+    top, left = padding_before(own, (height, width), sheet)
+    padded = whole.resized((width, height)).moved((sheet[1], sheet[0]), left, top)
+    side = own.max_image_size
+    down, across = range(0, sheet[0], side), range(0, sheet[1], side)
+    windows = [padded.cut(x, y, min(x + side, sheet[1]), min(y + side, sheet[0])) for y in down for x in across]
+    return Pieces(windows, len(down), len(across)) if len(windows) > 1 else Pieces(windows)

@@ -12,7 +12,8 @@ from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.lens._layouts.base import Array, Layout, Processed, View, numbered, separated, spaced
-from attnlens.lens._layouts.canvas import Canvas, Size, by, check_only_resized, placed
+from attnlens.lens._layouts.canvas import Canvas, Size, check_only_resized, format_size
+from attnlens.lens._layouts.families import placed
 from attnlens.lens._layouts.patches import Places
 from attnlens.lens._layouts.stitching import Stitched, stitched, tile_by_tile
 
@@ -66,8 +67,8 @@ def sizes(spec: SizesGrid, image: Processed) -> Layout:
     seen = canvas_size(image, "pixel_values")
     if seen != (width, height):
         raise AttnLensError(
-            f"{spec.key} says that the image is {by((width, height))} px on its canvas (width x height), but "
-            f"pixel_values hold {by(seen)} px. Choose another key or grid kind in the adapter."
+            f"{spec.key} says that the image is {format_size((width, height))} px on its canvas (width x height), but "
+            f"pixel_values hold {format_size(seen)} px. Choose another key or grid kind in the adapter."
         )
     side = whole_number(resolve(spec.patch, image.config), "patch")
     side *= whole_number(resolve(spec.merge, image.config), "merge")
@@ -99,8 +100,8 @@ def placed_canvas(image: Processed, key: str = "pixel_values", count: int = 1) -
     seen = canvas_size(image, key, count)
     if seen != canvas.size:
         raise AttnLensError(
-            f"By its settings {type(image.processor).__name__} puts an image of {by(image.size)} px on a canvas of "
-            f"{by(canvas.size)} px, but {key} hold {by(seen)} px. "
+            f"By its settings {type(image.processor).__name__} puts an image of {format_size(image.size)} px on a canvas of "
+            f"{format_size(canvas.size)} px, but {key} hold {format_size(seen)} px. "
             "Give the sizes to the image processor itself, not to its call."
         )
     return canvas
@@ -122,7 +123,7 @@ def plain_view(canvas: Canvas, side: int) -> View:
     cols, rows = (length // side for length in canvas.size)
     if not rows * cols:
         raise AttnLensError(
-            f"A canvas of {by(canvas.size)} px holds no square of {side} px. Correct grid in the adapter: its patch, "
+            f"A canvas of {format_size(canvas.size)} px holds no square of {side} px. Correct grid in the adapter: its patch, "
             "merge or tokens."
         )
     return View(canvas.grid(rows, cols, side), _as_it_is)
@@ -156,7 +157,7 @@ def _pooling(canvas: Canvas, patch: int, tokens: int) -> int:
     side, patches = isqrt(tokens), {length // patch for length in canvas.size}
     if side * side != tokens or any(count % side for count in patches) or len(patches) != 1:
         raise AttnLensError(
-            f"A canvas of {by(canvas.size)} px in patches of {patch} px cannot be pooled evenly into {tokens} tokens "
+            f"A canvas of {format_size(canvas.size)} px in patches of {patch} px cannot be pooled evenly into {tokens} tokens "
             "in a square. Correct grid in the adapter: its patch or tokens."
         )
     return patches.pop() // side

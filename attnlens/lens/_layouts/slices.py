@@ -17,15 +17,14 @@ from attnlens.adapters._grids import LocalGlobalGrid, SlicesGrid
 from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
+from attnlens.lens._layouts import families
 from attnlens.lens._layouts.base import Array, Layout, Processed, View
-from attnlens.lens._layouts.canvas import Canvas, Size, by, check_only_resized
-from attnlens.lens._layouts.cutting import family
+from attnlens.lens._layouts.canvas import Canvas, Size, check_only_resized, format_size
 from attnlens.lens._layouts.single import whole_number
 from attnlens.lens._layouts.stitching import Stitched, pictures, tile_by_tile
 from attnlens.lens._layouts.tiles import Tokens
 
 LOCAL, GLOBAL = "pixel_values_local", "pixel_values"
-_FAMILIES = {"deepseek_ocr2", "unlimited_ocr"}  # whose image processors do what this module says
 
 
 def slices(spec: SlicesGrid, image: Processed) -> Layout:
@@ -60,7 +59,7 @@ def local_global(spec: LocalGlobalGrid, image: Processed) -> Layout:
 
     With `queries`, a picture's tokens are queries without a place in it: all of them share one cell, the picture.
     """
-    family(image.processor, _FAMILIES)
+    families.check(image.processor, spec.kind)
     tokens = Tokens(whole_number(resolve(spec.patch, image.config), "patch"), Fraction(spec.merge), spec.shift)
     views, cells, start = [], [], 0
     for key in (LOCAL, GLOBAL) if LOCAL in image.features else (GLOBAL,):
@@ -117,7 +116,7 @@ def _local(image: Processed, count: int, side: Size) -> tuple[Canvas, int, int]:
     down, across = _best(image, side)
     if down * across != count:
         raise AttnLensError(
-            f"By its settings {type(image.processor).__name__} cuts an image of {by(image.size)} px into "
+            f"By its settings {type(image.processor).__name__} cuts an image of {format_size(image.size)} px into "
             f"{down} x {across} slices, but {LOCAL} holds {count}. Give min_patches and max_patches to the image "
             "processor itself, not to its call."
         )

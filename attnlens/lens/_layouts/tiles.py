@@ -15,8 +15,9 @@ from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid, Spans
 from attnlens.lens._layouts.base import Layout, Processed, View
-from attnlens.lens._layouts.canvas import Canvas, Size, by
-from attnlens.lens._layouts.cutting import Cut, cut
+from attnlens.lens._layouts.canvas import Canvas, Size, format_size
+from attnlens.lens._layouts.cutting import Cut
+from attnlens.lens._layouts.families import cut
 from attnlens.lens._layouts.single import whole_number
 from attnlens.lens._layouts.stitching import Stitched, pictures, tile_by_tile
 
@@ -58,7 +59,7 @@ def _others(image: Processed, count: int, found: Cut, at_most: int) -> int:
     others = count - found.rows * found.cols
     if not 0 <= others <= at_most:
         raise AttnLensError(
-            f"{type(image.processor).__name__} made {count} picture(s) of an image of {by(image.size)} px, but by its "
+            f"{type(image.processor).__name__} made {count} picture(s) of an image of {format_size(image.size)} px, but by its "
             f"settings or its output there are {found.rows} rows x {found.cols} cols of tiles. Give the settings to "
             "the image processor itself, not to its call."
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from attnlens import _renamed
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid, is_count, is_number, is_whole
 
@@ -19,6 +20,7 @@ FEW_STEPS = 4
 """With fewer questions than this, FOCUS starts from `few_anchors`."""
 
 
+@_renamed.arguments(keep="min_confidence", apart="merge_distance")
 @dataclass(frozen=True)
 class Preset:
     """The settings of FOCUS for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
@@ -71,6 +73,8 @@ class Preset:
             if not (is_number(value) and value >= 0) and not (name == "merge_distance" and value is None):
                 raise AttnLensError(f"{name} is {value!r}; expected a number of {unit}, at least 0.")
 
+    keep, apart = _renamed.Renamed("min_confidence"), _renamed.Renamed("merge_distance")
+
     def layers_of(self, depth: int) -> tuple[int, int]:
         """The first and the last of the layers, in a model of `depth` layers: as deep as in the preset's.
 
@@ -116,7 +120,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 """The paper's table; the names with /vstar are the settings for the V* benchmark where they differ."""
 
 
-def transferred(layer_count: int, grid: Grid, window: float, *, share: float = 0.5) -> Preset:
+def transfer_preset(layer_count: int, grid: Grid, window: float, *, share: float = 0.5) -> Preset:
     """The settings for a model without a preset of its own, by the paper's transfer rules, on the map of one image.
 
     The last `share` of the model's `layer_count` layers, rounded up (paper: 25 to 60 %; 56 and 25 % in its presets).

@@ -19,8 +19,7 @@ from attnlens.recipes._localization import Localization
 from attnlens.recipes._options import check_count, check_kind, check_template
 from attnlens.recipes._targets import chosen_targets, is_everywhere, one_of
 from attnlens.recipes.focus._presentation import presentation
-from attnlens.recipes.focus._presets import PRESETS, Preset
-from attnlens.recipes.focus._presets import transferred as transferred_preset
+from attnlens.recipes.focus._presets import PRESETS, Preset, transfer_preset
 
 STEPS = 8
 """Regions of each target that the model is asked about: the paper's largest setting, and its best."""
@@ -126,7 +125,7 @@ def transferred(reading: Reading) -> Preset:
     """The paper's settings for a model that it does not name."""
     grid = reading.grids[0]
     window = reading.defaults.window or max(grid.image_size) / 4
-    return transferred_preset(reading.depth, grid, window)
+    return transfer_preset(reading.depth, grid, window)
 
 
 def _asked(reading: Reading, regions: Sequence[Region], question: str) -> list[Region]:

@@ -45,7 +45,8 @@ from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.lens._layouts import Layout, Processed, layout_of
-from attnlens.lens._layouts.canvas import Canvas, placed
+from attnlens.lens._layouts.canvas import Canvas
+from attnlens.lens._layouts.families import placed
 from tests import tiny
 from tests.lens.layouts.painting import Box, boxes, every_size, grey, painted
 
