@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from attnlens._checks import check_count
 from attnlens._images import ImageSource, open_image, opened, upright
 from attnlens.errors import AttnLensError, first_line, quoted
-from attnlens.geometry import is_count
 
 FrameSource = ImageSource | Sequence[ImageSource]
 """A path or PIL image that may hold several frames, images one after another, or an array [frames, height, width,
@@ -38,8 +38,7 @@ def frames(source: FrameSource, count: int = 8) -> list[Image.Image]:
 
         reading = lens.read(attnlens.frames("signs.gif", count=4))
     """
-    if not is_count(count):
-        raise AttnLensError(f"count is {count!r}; expected a whole number of frames, at least 1.")
+    check_count("count", count, "frames")
     if isinstance(source, str | os.PathLike):
         with opened(source) as picture:
             return _of_picture(picture, int(count), f"of {quoted(os.fspath(source))}")

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from attnlens._checks import is_count, is_finite
 from attnlens._renamed import warn
 from attnlens._storage import Valued
 from attnlens.errors import AttnLensError, quoted
@@ -254,28 +255,6 @@ class Grid(Valued):
         return Box(float(x[:, 0].min()), float(y[:, 0].min()), float(x[:, 1].max()), float(y[:, 1].max()))
 
 
-def is_count(value: object) -> bool:
-    """Whether `value` is a whole number of at least 1; True and False are none."""
-    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is a whole number, of any sign; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite number; True and False are none."""
-    return not isinstance(value, bool) and isinstance(value, Real) and _is_finite(value)
-
-
-def _is_finite(value: Real) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number above every float
-        return False
-
-
 def overlaps(spans: Spans, start: float, stop: float) -> npt.NDArray[np.float64]:
     """float64 [n]: the fraction of each of n spans that lies in [start, stop)."""
     shared = np.minimum(spans[:, 1], stop) - np.maximum(spans[:, 0], start)
@@ -287,7 +266,7 @@ def _numbers(value: Any, count: int) -> list[float] | None:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Sequence) or len(value) != count:
         return None
-    if not all(isinstance(n, Real) and _is_finite(n) for n in value):
+    if not all(isinstance(n, Real) and is_finite(n) for n in value):
         return None
     return [int(n) if isinstance(n, Integral) else float(n) for n in value]
 

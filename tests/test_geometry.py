@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid
+from attnlens._checks import is_count
 from attnlens.boxes import tiles
-from attnlens.geometry import is_count, overlaps
+from attnlens.geometry import overlaps
 
 SIZES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from attnlens._checks import is_count
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_count
 from attnlens.lens import Lens
 from attnlens.lens._reading import LayerChoice
 from attnlens.maps._heads import COUNT, Head, focused

@@ -11,17 +11,16 @@ Box(x1=400, y1=400, x2=600, y2=500)
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from attnlens.boxes._search import Region, is_flat, touches
+from attnlens._checks import check_between, check_count, check_iou
+from attnlens.boxes._search import Region, check_importance, check_window, is_flat, touches
 from attnlens.boxes._suppression import suppress
 from attnlens.boxes.tree import merge_near
-from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Spans, is_count
+from attnlens.geometry import Box, Spans
 from attnlens.importance import ImportanceMap
 
 SIGMA = 1.5 / 24
@@ -127,23 +126,15 @@ def _check(
     aspect: object,
     iou: object,
 ) -> None:
-    if not isinstance(importance, ImportanceMap):
-        raise AttnLensError(
-            f"components was given {type(importance).__name__!r}; expected an ImportanceMap. "
-            "Wrap a matrix: ImportanceMap(values, Grid.regular(rows, cols, (width, height)))."
+    check_importance(importance, "components")
+    check_window(window)
+    check_count("count", count, "boxes")
+    if sigma is not None:
+        check_between("sigma", sigma, 0, math.inf, "a number of cells, 0 for a map that is smooth already")
+    if threshold is not None:
+        meaning = (
+            "a fraction of the way from the map's minimum to its maximum, 0 to 1, or None for the elbow of its values"
         )
-    if not (isinstance(window, Real) and 0 < float(window) < math.inf):
-        raise AttnLensError(f"window is {window!r}; expected the least side of a box in pixels, above 0.")
-    if not is_count(count):
-        raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
-    if sigma is not None and not (isinstance(sigma, Real) and 0 <= float(sigma) < math.inf):
-        raise AttnLensError(f"sigma is {sigma!r}; expected a number of cells, 0 for a map that is smooth already.")
-    if threshold is not None and not (isinstance(threshold, Real) and 0 <= float(threshold) <= 1):
-        raise AttnLensError(
-            f"threshold is {threshold!r}; expected a fraction of the way from the map's minimum to its maximum, 0 to "
-            "1, or None for the elbow of its values."
-        )
-    if not (isinstance(aspect, Real) and 1 <= float(aspect) < math.inf):
-        raise AttnLensError(f"aspect is {aspect!r}; expected how much longer than wide a box may be, at least 1.")
-    if not isinstance(iou, Real) or not 0 <= float(iou) < 1:
-        raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) up to, but not, 1.")
+        check_between("threshold", threshold, 0, 1, meaning)
+    check_between("aspect", aspect, 1, math.inf, "how much longer than wide a box may be, at least 1")
+    check_iou(iou)

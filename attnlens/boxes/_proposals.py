@@ -11,15 +11,15 @@ Box(x1=900, y1=0, x2=1000, y2=100)
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 
-from attnlens.boxes._search import Region, is_flat, touches
+from attnlens._checks import check_between, check_count, check_iou, is_count
+from attnlens.boxes._search import Region, check_importance, is_flat, touches
 from attnlens.boxes._suppression import suppress
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, is_count
+from attnlens.geometry import Box, Grid
 from attnlens.importance import ImportanceMap
 
 _Relevance = npt.NDArray[np.float64]
@@ -122,13 +122,8 @@ def _box(grid: Grid, rows: slice, cols: slice) -> Box:
 def _check(
     importance: object, anchors: object, smallest: int, largest: int, distance: object, threshold: object, iou: object
 ) -> None:
-    if not isinstance(importance, ImportanceMap):
-        raise AttnLensError(
-            f"propose was given {type(importance).__name__!r}; expected an ImportanceMap. "
-            "Wrap a matrix: ImportanceMap(values, Grid.regular(rows, cols, (width, height)))."
-        )
-    if not is_count(anchors):
-        raise AttnLensError(f"anchors is {anchors!r}; expected a whole number of cells, at least 1 (paper: 30).")
+    check_importance(importance, "propose")
+    check_count("anchors", anchors, "cells")
     if not (is_count(smallest) and is_count(largest)):
         raise AttnLensError(
             f"smallest is {smallest!r} and largest {largest!r}; expected whole numbers of cells, at least 1, the sides "
@@ -138,11 +133,6 @@ def _check(
         raise AttnLensError(
             f"The smallest region has {smallest} cells on a side, the largest {largest}. Expected smallest <= largest."
         )
-    if not isinstance(distance, Real) or not 0 <= float(distance) < math.inf:
-        raise AttnLensError(f"distance is {distance!r}; expected a number of cells between anchors, at least 0.")
-    if not isinstance(threshold, Real) or not 0 <= float(threshold) <= 1:
-        raise AttnLensError(
-            f"threshold is {threshold!r}; expected a fraction of the anchor's relevance, 0 to 1 (paper: 0.5)."
-        )
-    if not isinstance(iou, Real) or not 0 <= float(iou) < 1:
-        raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) up to, but not, 1 (paper: 0.3).")
+    check_between("distance", distance, 0, math.inf, "a number of cells between anchors, at least 0")
+    check_between("threshold", threshold, 0, 1, "a fraction of the anchor's relevance, 0 to 1 (paper: 0.5)")
+    check_iou(iou)

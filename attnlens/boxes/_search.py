@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnlens.errors import AttnLensError, quoted
-from attnlens.geometry import Box, Grid, Spans, is_count, is_number
+from attnlens._checks import check, check_count, check_iou, is_number
+from attnlens.errors import AttnLensError
+from attnlens.geometry import Box, Grid, Spans
 from attnlens.importance import ImportanceMap
 
 CRITERIA = ("density", "sum")
@@ -215,25 +216,32 @@ def _is_peak(sums: _Table) -> npt.NDArray[np.bool_]:
     return peak
 
 
+def check_importance(importance: object, taker: str) -> None:
+    """Raises AttnLensError unless `importance` is a map."""
+    if not isinstance(importance, ImportanceMap):
+        raise AttnLensError(
+            f"{taker} was given {type(importance).__name__!r}; expected an ImportanceMap. "
+            "Wrap a matrix: ImportanceMap(values, Grid.regular(rows, cols, (width, height)))."
+        )
+
+
+def check_window(window: object) -> None:
+    """Raises AttnLensError unless `window` is a length in pixels."""
+    check(_is_positive(window), "window", window, "the side of the smallest box in pixels, above 0")
+
+
 def _check(
     importance: object, window: object, ratios: Sequence[float], criterion: object, count: object, iou: object
 ) -> None:
-    if not isinstance(importance, ImportanceMap):
-        raise AttnLensError(
-            f"search was given {type(importance).__name__!r}; expected an ImportanceMap. "
-            "Wrap a matrix: ImportanceMap(values, Grid.regular(rows, cols, (width, height)))."
-        )
-    if not _is_positive(window):
-        raise AttnLensError(f"window is {quoted(window)}; expected the side of the smallest box in pixels, above 0.")
-    if not isinstance(ratios, Sequence | np.ndarray) or not len(ratios) or not all(map(_is_positive, ratios)):
-        raise AttnLensError(f"ratios is {quoted(ratios)}; expected one or more positive numbers, as in {RATIOS}.")
+    check_importance(importance, "search")
+    check_window(window)
+    known = isinstance(ratios, Sequence | np.ndarray) and len(ratios) and all(map(_is_positive, ratios))
+    check(bool(known), "ratios", ratios, f"one or more positive numbers, as in {RATIOS}")
     if criterion not in CRITERIA:
         names = " or ".join(map(repr, CRITERIA))
         raise AttnLensError(f"There is no criterion {criterion!r}; expected {names}.")
-    if not is_count(count):
-        raise AttnLensError(f"count is {quoted(count)}; expected a whole number of boxes, at least 1.")
-    if not is_number(iou) or not 0 <= iou < 1:
-        raise AttnLensError(f"iou is {quoted(iou)}; expected a number from 0 (no overlap) up to, but not, 1.")
+    check_count("count", count, "boxes")
+    check_iou(iou)
 
 
 def _is_positive(value: object) -> bool:

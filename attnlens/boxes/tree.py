@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 import numpy as np
 
 from attnlens import _renamed
+from attnlens._checks import check_count, is_count, is_number, is_whole
 from attnlens.boxes._search import Region
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, checked_size, is_count, is_number, is_whole
+from attnlens.geometry import Box, checked_size
 
 __all__ = ["PRESETS", "Confidences", "Node", "Preset", "find_all", "find_one", "merge_near", "tree"]
 
@@ -95,8 +96,7 @@ class Preset:
     variant: Variant = "released"
 
     def __post_init__(self) -> None:
-        if not is_count(self.input_side):
-            raise AttnLensError(f"input_side is {self.input_side!r}; expected a whole number of pixels, at least 1.")
+        check_count("input_side", self.input_side, "pixels")
         if not (is_number(self.bias) and 0 <= self.bias <= 1):
             raise AttnLensError(f"bias is {self.bias!r}; expected a weight from 0 to 1.")
         if not (

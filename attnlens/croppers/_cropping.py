@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from attnlens._checks import check_count, is_count, is_number
 from attnlens._images import ImageSource, crop, open_image
 from attnlens.boxes import Region
 from attnlens.boxes._suppression import best_first, suppress
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_count, is_number
+from attnlens.geometry import Box
 
 Cropper = Callable[[ImageSource, str], list[Region]]
 """(image, question) -> the boxes worth a closer look, best first, never none."""
@@ -71,8 +72,7 @@ def rank_regions(regions: Proposer, scorer: Scorer, *, count: int = 1, iou: floa
     Ties go to the region that comes first. A square that overlaps a better one by an intersection over union above
     `iou` is dropped. Boxes are clipped to the image; one that is malformed or wholly outside raises AttnLensError.
     """
-    if not is_count(count):
-        raise AttnLensError(f"count is {count!r}; expected a whole number of boxes, at least 1.")
+    check_count("count", count, "boxes")
     if not (is_number(iou) and 0 <= iou <= 1):
         raise AttnLensError(f"iou is {iou!r}; expected a number from 0 (no overlap) to 1 (any).")
 

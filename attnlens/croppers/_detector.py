@@ -6,10 +6,11 @@ from typing import Any
 
 from PIL import Image
 
+from attnlens._checks import is_number
 from attnlens.croppers._cropping import Proposer
 from attnlens.croppers._loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_number
+from attnlens.geometry import Box
 
 
 def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, device: Any = None) -> Proposer:

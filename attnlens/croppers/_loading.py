@@ -17,7 +17,7 @@ def model_and_processor(
     """
     import transformers
 
-    from attnlens.lens._loading import placed
+    from attnlens._devices import to_device
 
     if not isinstance(model, str | os.PathLike):
         if processor is None:
@@ -25,7 +25,7 @@ def model_and_processor(
                 f"{type(model).__name__} came without processor=. Give the processor that belongs to it, too, or the "
                 "name or folder that holds both."
             )
-        return placed(model.eval(), device), processor
+        return to_device(model.eval(), device), processor
     name = os.fspath(model)
     try:
         loaded = getattr(transformers, model_class).from_pretrained(name)
@@ -37,7 +37,7 @@ def model_and_processor(
             "weights and processor, a Hugging Face id (downloaded before, or with a network), or model= and processor= "
             "in memory."
         ) from error
-    return placed(loaded.eval(), device), processor
+    return to_device(loaded.eval(), device), processor
 
 
 def picture_inputs(processor: Any, model: Any, image: Any) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL import Image
 
+from attnlens._checks import check_count
 from attnlens.croppers._cropping import Scorer
 from attnlens.croppers._loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_count
 
 
 def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32, device: Any = None) -> Scorer:
@@ -21,8 +21,7 @@ def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32, device: A
     (CLIP's own cuts out the centre square). Raises AttnLensError for a model that is no CLIP, and for a text that is
     longer than it reads.
     """
-    if not is_count(batch):
-        raise AttnLensError(f"batch is {batch!r}; expected a whole number of crops, at least 1.")
+    check_count("batch", batch, "crops")
     clip, prepare = model_and_processor(model, processor, "AutoModel", "AutoProcessor", device)
     if not hasattr(clip, "logit_scale"):
         raise AttnLensError(

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from attnlens._checks import is_count, is_number
 from attnlens.boxes._suppression import suppress
 from attnlens.croppers._cropping import Proposer
 from attnlens.croppers._loading import model_and_processor, picture_inputs
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_count, is_number
+from attnlens.geometry import Box
 
 _STEADY = 1.0  # logits: how far the cut is moved up and down to see whether a mask is stable
 

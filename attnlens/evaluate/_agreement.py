@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attnlens import _files
+from attnlens._checks import is_number
 from attnlens.errors import AttnLensError
 from attnlens.evaluate._markdown import interval, table
 from attnlens.evaluate._scoring import FRESH
-from attnlens.geometry import is_number
 
 TABLES = {"accuracy": "accuracy", "gain": "difference to no crop", "crop_holds_target": "crop holds the target"}
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlens._checks import is_whole
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Grid, is_whole
+from attnlens.geometry import Grid
 from attnlens.lens._layouts import Layout
 from attnlens.lens._trace import Array, Trace
 from attnlens.lens._words import WordAttention

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoConfig
 
 from attnlens import _files, _upstream, _versions, adapters, pocket
+from attnlens._devices import dtype_of, to_device
 from attnlens.adapters._library import CONFIG_KEY, facts, from_config
 from attnlens.adapters._schema import AdapterSpec
-from attnlens.errors import AttnLensError, first_line
+from attnlens.errors import AttnLensError, sentence
 from attnlens.lens._checkpoint import finetuned
 from attnlens.lens._checkpoint.folder import check_config, check_files, load_weights
 from attnlens.lens._checkpoint.objects import check_model, check_processor, unwrapped
@@ -66,14 +67,14 @@ def load(
         model = unwrapped(model)
         check_model(model)
         check_processor(processor)
-        return Lens(placed(model, device, dtype), processor, _spec(adapter, model.config))
+        return Lens(to_device(model, device, dtype), processor, _spec(adapter, model.config))
     try:
         return _loaded(str(name), processor, adapter, device, dtype, trust_remote_code, allow_missing_weights, options)
     except AttnLensError:
         raise
     except Exception as error:  # files that anybody made, read by code of every model's own: it may fail in any way
         raise AttnLensError(
-            f"The model {str(name)!r} could not be loaded: {_sentence(error)} Expected a bundled model "
+            f"The model {str(name)!r} could not be loaded: {sentence(error)} Expected a bundled model "
             f"({', '.join(f'pocket/{n}' for n in pocket.names())}), a folder with config.json, weights and processor, "
             "or a Hugging Face id (downloaded before, or with a network)."
         ) from error
@@ -90,7 +91,7 @@ def _loaded(
     options: dict[str, Any],
 ) -> Lens:
     source, by_default = _source(name)
-    precision = _dtype(dtype) if isinstance(dtype, str) and dtype != "auto" else dtype or by_default
+    precision = dtype_of(dtype) if isinstance(dtype, str) and dtype != "auto" else dtype or by_default
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     _check_folder(source)
     tuned = finetuned.adapter_of(source, **hub)
@@ -119,7 +120,7 @@ def _loaded(
         setattr(model.config, CONFIG_KEY, facts(spec))  # which save_pretrained writes, unlike the file
     if tuned is not None:
         model = finetuned.with_adapter(model, source, tuned, allow_missing, hub)
-    return Lens(placed(model, device), processor, spec)
+    return Lens(to_device(model, device), processor, spec)
 
 
 def _source(name: str) -> tuple[str, str]:
@@ -167,7 +168,7 @@ def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(str(name), trust_remote_code=trust_remote_code)
     except Exception as error:  # a config's own code may fail in any way
         raise AttnLensError(
-            f"The config of {str(name)!r} could not be read: {_sentence(error)} Expected a folder with config.json, "
+            f"The config of {str(name)!r} could not be read: {sentence(error)} Expected a folder with config.json, "
             "a Hugging Face id (downloaded before, or with a network), or a model type such as llava."
         ) from error
 
@@ -188,63 +189,3 @@ def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
             f"A model of the type {config.model_type!r} reads text alone. Expected one that sees images, too, such as "
             "llava or qwen2_5_vl; or give the adapter that says how this one does: adapter=."
         ) from None
-
-
-def placed(model: Any, device: Any, dtype: str | torch.dtype | None = None) -> Any:
-    """The model on that device and in that dtype, where they are given. Raises AttnLensError.
-
-    What is there already is not touched: models that are quantised, or spread over devices, cannot be moved.
-    """
-    if isinstance(dtype, str):
-        dtype = _dtype(dtype)
-    wanted: dict[str, Any] = {}
-    if device is not None and not _is_on(model, device):
-        wanted["device"] = device
-    if dtype is not None and {one.dtype for one in model.parameters() if one.is_floating_point()} != {dtype}:
-        wanted["dtype"] = dtype
-    if not wanted:
-        return model
-    asked = " and ".join(f"{key} {str(value)!r}" for key, value in wanted.items())
-    why = _unmovable(model, "dtype" in wanted)
-    if why is not None:
-        raise AttnLensError(
-            f"{type(model).__name__} cannot be put on the {asked}: {why}. Leave them out, or give them to the "
-            "from_pretrained that loads it."
-        )
-    try:
-        return model.to(**wanted)
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:  # torch's own words
-        raise AttnLensError(
-            f"{type(model).__name__} cannot be put on the {asked}: {_sentence(error)} Use cpu, or cuda with a GPU."
-        ) from error
-
-
-def _is_on(model: Any, device: Any) -> bool:
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError):
-        return False
-    where = {one.device for one in (*model.parameters(), *model.buffers())}
-    return all(one.type == wanted.type and wanted.index in (None, one.index) for one in where)
-
-
-def _unmovable(model: Any, casts: bool) -> str | None:
-    """Why a model cannot be moved or cast; None where nothing is known."""
-    spread = set((getattr(model, "hf_device_map", None) or {}).values())
-    if len(spread) > 1:
-        return f"a device_map has spread it over {', '.join(sorted(map(str, spread)))}"
-    if casts and getattr(model, "quantization_method", None) is not None:
-        return f"it is quantised ({getattr(model.quantization_method, 'value', model.quantization_method)})"
-    return None
-
-
-def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise AttnLensError(f"The dtype is {name!r}; expected float32, bfloat16 or float16.")
-    return found
-
-
-def _sentence(error: Exception) -> str:
-    line = first_line(error)
-    return line if line.endswith(".") else f"{line}."

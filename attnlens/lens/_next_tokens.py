@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attnlens._checks import check_count
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_count
 from attnlens.lens._capture.arrays import array
 from attnlens.lens._finite import check_log_probs
 from attnlens.lens._host import Host
@@ -28,8 +28,7 @@ def next_tokens(host: Host, images: Sequence[Image.Image], question: str, batch:
     Up to `batch` prompts go together if all their inputs have the same shapes, so that nothing is padded: what comes
     out is what comes out of each alone. Every prompt counts as a pass. Raises AttnLensError where there is no image.
     """
-    if not is_count(batch):
-        raise AttnLensError(f"batch is {batch!r}; expected a whole number of images, at least 1.")
+    check_count("batch", batch, "images")
     if not images:
         raise AttnLensError("There is no image to ask about: the list is empty. Give at least one.")
     with exclusive(host.model), torch.no_grad():

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from attnlens._checks import is_count
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_count
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.lens._inputs.token_positions import REMOVED

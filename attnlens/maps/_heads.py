@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from attnlens._checks import is_whole
 from attnlens.boxes._components import above_the_elbow
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_whole
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.lens._image_trace import ImageTrace

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlens._checks import is_whole
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_whole
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.maps._words import spelled

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from attnlens._checks import is_whole
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_whole
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.lens._inputs.prompt import checked_question

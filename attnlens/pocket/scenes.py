@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from attnlens import _renamed
+from attnlens._checks import is_whole
 from attnlens.errors import AttnLensError, quoted
-from attnlens.geometry import is_whole
 from attnlens.pocket import _scenery, _signs
 from attnlens.pocket._scenery import SPLITS, Background
 from attnlens.pocket._signs import COLOURS, Box, Sign

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from attnlens import _renamed
+from attnlens._checks import check_count
 from attnlens.boxes import Region
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
@@ -21,7 +22,6 @@ from attnlens.lens._inputs.prompt import checked_question
 from attnlens.lens._model.generator import check_new_tokens
 from attnlens.recipes._library import find
 from attnlens.recipes._localization import AnswerStage, Localization
-from attnlens.recipes._options import check_count
 from attnlens.recipes._recipe import Recipe, name_of
 
 
@@ -138,7 +138,7 @@ def _check(question: object, max_new_tokens: object, options: dict[str, Any]) ->
     """Refuses what no recipe has a use for."""
     checked_question(question)
     check_new_tokens(max_new_tokens)
-    check_count(options.get("count", 1))
+    check_count("count", options.get("count", 1), "regions")
 
 
 def _check_fit(chosen: Recipe, recipe: object, box: Sequence[float] | None, options: dict[str, Any]) -> None:

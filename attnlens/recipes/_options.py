@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnlens._checks import is_number
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_count, is_number
 from attnlens.lens import Reading
 
 WINDOW = 336
@@ -23,18 +23,10 @@ def side_of(reading: Reading, window: object) -> float:
     return window
 
 
-def check_count(count: object) -> None:
-    """Raises AttnLensError unless `count` is a number of regions."""
-    if not is_count(count):
-        raise AttnLensError(f"count is {count!r}; expected a whole number of regions, at least 1.")
-
-
 def check_kind(name: str, given: object, kind: type[Any]) -> None:
     """Raises AttnLensError unless the option of that name is None or of the kind that the recipe understands."""
     if given is not None and not isinstance(given, kind):
-        raise AttnLensError(
-            f"{name} is {given!r}; expected an {kind.__module__}.{kind.__qualname__}, or None for the model's own."
-        )
+        raise AttnLensError(f"{name} is {given!r}; expected an {_door(kind)}, or None for the model's own.")
 
 
 def check_template(name: str, text: object, needed: str, *others: str) -> None:
@@ -50,3 +42,8 @@ def check_template(name: str, text: object, needed: str, *others: str) -> None:
             f"{name} is {text!r}; expected a question that holds {{{needed}}}, and no other field{also}. A brace of "
             "its own is written twice: {{ or }}."
         )
+
+
+def _door(kind: type[Any]) -> str:
+    """The name by which a class is imported: without the modules that only the package knows."""
+    return ".".join([*(part for part in kind.__module__.split(".") if not part.startswith("_")), kind.__qualname__])

@@ -11,9 +11,9 @@ from itertools import chain
 from typing import Any
 
 from attnlens import _renamed, answers
+from attnlens._checks import is_number
 from attnlens.boxes import Region
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_number
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.maps import tiled

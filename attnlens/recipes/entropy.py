@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnlens import _renamed
+from attnlens._checks import is_whole
 from attnlens.answers._regions import crop_of
 from attnlens.boxes import Region, components
 from attnlens.boxes._suppression import best_first
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, is_whole
+from attnlens.geometry import Box
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.maps import entropy_gradient

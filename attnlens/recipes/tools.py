@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from attnlens import croppers
+from attnlens._checks import check_count
 from attnlens.answers import append
 from attnlens.boxes._suppression import best_first
 from attnlens.croppers import Cropper, Proposer, Scorer
@@ -32,7 +33,6 @@ from attnlens.croppers._cropping import Function, name_of
 from attnlens.errors import AttnLensError
 from attnlens.lens import Reading
 from attnlens.recipes._localization import Localization
-from attnlens.recipes._options import check_count
 from attnlens.recipes._recipe import Recipe
 
 __all__ = ["clip", "external", "sam", "yolo"]
@@ -125,7 +125,7 @@ def external(function: Function) -> Recipe:
 
     def from_outside(reading: Reading, question: str, *, count: int | None = None) -> Localization:
         if count is not None:
-            check_count(count)
+            check_count("count", count, "regions")
         return _located(reading, croppers.external(_counted(function, reading, _one)), question, count)
 
     return Recipe(locate=from_outside, answer=append)

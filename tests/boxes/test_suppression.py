@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnlens._checks import is_number
 from attnlens.boxes import Region
 from attnlens.boxes._suppression import best_first
-from attnlens.geometry import Box, is_number
+from attnlens.geometry import Box
 
 FOUND = st.builds(
     Region,

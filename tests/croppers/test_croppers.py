@@ -17,7 +17,7 @@ from PIL import Image
 
 from attnlens import AttnLensError, Box
 from attnlens.boxes import Region
-from attnlens.croppers import _detector, _segmenter, clip, clip_scorer, external, rank_regions
+from attnlens.croppers import clip, clip_scorer, detector, external, rank_regions, segmenter
 from tests.croppers.models import sam_pictures, tiny_clip, tiny_rt_detr, tiny_sam, tiny_yolos
 
 QUESTION = "what is it?"
@@ -263,17 +263,17 @@ def test_scores_that_are_not_one_finite_number_for_each_crop_are_refused(scores)
         (lambda: rank_regions(len, len, iou=-0.1), "iou is -0.1"),
         (lambda: rank_regions(len, len, iou=math.nan), "iou is nan"),
         (lambda: rank_regions(len, len, iou="0.3"), "iou is '0.3'"),
-        (lambda: _detector("nowhere/at-all", threshold="x"), "threshold is 'x'"),
-        (lambda: _segmenter("nowhere/at-all", quality=None), "quality is None"),
-        (lambda: _segmenter(*tiny_clip()), "model is a CLIPModel; expected a SamModel"),
+        (lambda: detector("nowhere/at-all", threshold="x"), "threshold is 'x'"),
+        (lambda: segmenter("nowhere/at-all", quality=None), "quality is None"),
+        (lambda: segmenter(*tiny_clip()), "model is a CLIPModel; expected a SamModel"),
         (lambda: clip_scorer(*tiny_sam()), "model is a SamModel; expected a CLIPModel"),
         (lambda: clip_scorer("nowhere/at-all", batch=0), "batch is 0"),
         (lambda: clip_scorer("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
-        (lambda: _detector("nowhere/at-all", threshold=1), "threshold is 1"),
-        (lambda: _detector("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
-        (lambda: _segmenter("nowhere/at-all", points=0), "points is 0"),
-        (lambda: _segmenter("nowhere/at-all", iou=2), "iou is 2"),
-        (lambda: _segmenter(object()), "object came without processor="),
+        (lambda: detector("nowhere/at-all", threshold=1), "threshold is 1"),
+        (lambda: detector("nowhere/at-all"), "'nowhere/at-all' could not be loaded"),
+        (lambda: segmenter("nowhere/at-all", points=0), "points is 0"),
+        (lambda: segmenter("nowhere/at-all", iou=2), "iou is 2"),
+        (lambda: segmenter(object()), "object came without processor="),
     ],
 )
 def test_nonsense_is_refused_when_the_cropper_is_made(make, words):
@@ -342,17 +342,15 @@ def test_a_detectors_boxes_are_the_plain_ones_in_pixels_of_the_image(make, queri
         if confidence > threshold and box.width >= 1 and box.height >= 1:
             expected.append(box.to_pixels(image.size))
     assert 0 < len(expected) < len(seen)
-    assert _detector(model, processor, threshold=threshold)(image) == expected
+    assert detector(model, processor, threshold=threshold)(image) == expected
 
 
 def test_a_detector_that_is_sure_of_nothing_gives_the_whole_image_without_confidence():
-    cropper = rank_regions(_detector(*tiny_yolos(), threshold=0.9999), clip_scorer(*tiny_clip()))
+    cropper = rank_regions(detector(*tiny_yolos(), threshold=0.9999), clip_scorer(*tiny_clip()))
     assert cropper(picture(), QUESTION) == [Region(Box(0, 0, 150, 90), 0.0, False)]
 
 
-@pytest.mark.parametrize(
-    ("make", "regions"), [(tiny_yolos, _detector), (tiny_rt_detr, _detector), (tiny_sam, _segmenter)]
-)
+@pytest.mark.parametrize(("make", "regions"), [(tiny_yolos, detector), (tiny_rt_detr, detector), (tiny_sam, segmenter)])
 def test_a_model_that_computes_nan_is_an_error_not_an_empty_image(make, regions):
     model, processor = make()
     with torch.no_grad():
@@ -363,7 +361,7 @@ def test_a_model_that_computes_nan_is_an_error_not_an_empty_image(make, regions)
 
 def test_an_image_that_the_processor_cannot_prepare_is_an_error_that_says_so():
     with pytest.raises(AttnLensError, match="YolosImageProcessorPil cannot prepare this image"):
-        _detector(*tiny_yolos())(picture(1, 900))
+        detector(*tiny_yolos())(picture(1, 900))
 
 
 def test_a_clip_that_computes_nan_is_an_error():
@@ -404,7 +402,7 @@ def test_the_boxes_of_sam_equal_those_of_one_point_after_the_other(size, batch):
     for _, box in sorted(found, key=lambda one: -one[0]):
         if all(overlap(box, other) <= 0.9 for other in kept):
             kept.append(box)
-    regions = _segmenter(
+    regions = segmenter(
         model, processor, points=points, quality=quality, stability=stability, iou=0.9, batch=batch
     )  # fmt: skip
     assert found
@@ -440,7 +438,7 @@ def test_what_is_painted_into_an_image_is_found_where_it_was_painted(size):
     image = Image.new("RGB", size, "white")
     for colour, (x1, y1, x2, y2) in painted.items():
         image.paste(colour, (int(x1 * width), int(y1 * height), int(x2 * width), int(y2 * height)))
-    boxes = _segmenter(ColourSam(), sam_pictures(resample=0), points=16)(image)
+    boxes = segmenter(ColourSam(), sam_pictures(resample=0), points=16)(image)
     cell = 2 * max(size) / 64
     for x1, y1, x2, y2 in painted.values():
         expected = np.array([x1 * width, y1 * height, x2 * width, y2 * height])
@@ -454,9 +452,9 @@ def test_every_cropper_of_transformers_models_gives_ints_inside_the_image(size):
     scorer = clip_scorer(*tiny_clip())
     croppers = [
         clip(scorer, rounds=3),
-        rank_regions(_detector(*tiny_yolos(), threshold=0), scorer, count=2),
-        rank_regions(_detector(*tiny_rt_detr(), threshold=0), scorer, count=2),
-        rank_regions(_segmenter(*tiny_sam(), points=2, quality=0, stability=0), scorer, count=2),
+        rank_regions(detector(*tiny_yolos(), threshold=0), scorer, count=2),
+        rank_regions(detector(*tiny_rt_detr(), threshold=0), scorer, count=2),
+        rank_regions(segmenter(*tiny_sam(), points=2, quality=0, stability=0), scorer, count=2),
     ]
     for cropper in croppers:
         for found in cropper(picture(*size), QUESTION):
@@ -468,13 +466,13 @@ def test_every_cropper_of_transformers_models_gives_ints_inside_the_image(size):
 
 @pytest.mark.parametrize(
     ("make", "part"),
-    [(tiny_yolos, _detector), (tiny_rt_detr, _detector), (tiny_sam, _segmenter), (tiny_clip, clip_scorer)],
+    [(tiny_yolos, detector), (tiny_rt_detr, detector), (tiny_sam, segmenter), (tiny_clip, clip_scorer)],
 )
 def test_a_folder_gives_the_same_as_the_objects_saved_in_it(make, part, tmp_path):
     model, processor = make()
     for saved in (model, processor):
         saved.save_pretrained(tmp_path)
-    options = {_detector: {"threshold": 0}, _segmenter: {"quality": 0, "stability": 0, "points": 3}, clip_scorer: {}}[
+    options = {detector: {"threshold": 0}, segmenter: {"quality": 0, "stability": 0, "points": 3}, clip_scorer: {}}[
         part
     ]
     asked = ([picture(), picture(40, 40)], QUESTION) if part is clip_scorer else (picture(),)
@@ -490,7 +488,7 @@ def test_importing_the_croppers_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("make", "part"), [(tiny_yolos, _detector), (tiny_sam, _segmenter), (tiny_clip, clip_scorer)])
+@pytest.mark.parametrize(("make", "part"), [(tiny_yolos, detector), (tiny_sam, segmenter), (tiny_clip, clip_scorer)])
 def test_a_model_is_put_on_the_device_that_is_named(make, part):
     model, processor = make()
     part(model, processor)

@@ -138,9 +138,9 @@ def test_each_prompt_of_zoomeye_holds_what_it_asks_about_and_may_hold_the_other(
 @pytest.mark.parametrize(
     ("look", "option", "given", "expected"),
     [
-        (by_focus.locate, "preset", "llava-1.5", "attnlens.recipes.focus._presets.Preset"),
-        (by_focus.locate, "preset", tree.PRESETS["llava-1.5"], "attnlens.recipes.focus._presets.Preset"),
-        (by_focus.locate, "preset", {}, "attnlens.recipes.focus._presets.Preset"),
+        (by_focus.locate, "preset", "llava-1.5", "attnlens.recipes.focus.Preset"),
+        (by_focus.locate, "preset", tree.PRESETS["llava-1.5"], "attnlens.recipes.focus.Preset"),
+        (by_focus.locate, "preset", {}, "attnlens.recipes.focus.Preset"),
         (zoomeye.locate, "preset", _presets.PRESETS["llava-1.5"], "attnlens.boxes.tree.Preset"),
         (zoomeye.locate, "preset", "", "attnlens.boxes.tree.Preset"),
         (zoomeye.locate, "prompts", {}, "attnlens.recipes.zoomeye.Prompts"),

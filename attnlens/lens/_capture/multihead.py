@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -77,7 +78,7 @@ def _attention(
     """As torch's multi_head_attention_forward, [tokens, batch, width]; masks are added to the scores."""
     biases = (None, None, None) if in_bias is None else in_bias.chunk(3)
     queries, keys, values = (
-        functional.linear(states, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+        rearrange(functional.linear(states, weight, bias), "t b (heads width) -> b heads t width", heads=heads)
         for states, weight, bias in zip((query, key, value), in_weight.chunk(3), biases, strict=True)
     )
     precise = torch.promote_types(queries.dtype, torch.float32)  # scores of float16 may leave it
@@ -87,5 +88,5 @@ def _attention(
     if key_padding_mask is not None:  # [batch, keys]
         scores = scores + key_padding_mask[:, None, None]
     weights = scores.softmax(-1)
-    output = (weights @ values.to(precise)).to(values.dtype).permute(2, 0, 1, 3).flatten(2)
+    output = rearrange((weights @ values.to(precise)).to(values.dtype), "b heads t width -> t b (heads width)")
     return functional.linear(output, out_weight, out_bias), weights

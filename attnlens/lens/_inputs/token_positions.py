@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
+from attnlens._checks import is_whole
 from attnlens.errors import AttnLensError
-from attnlens.geometry import is_whole
 from attnlens.lens._inputs.prompt import Prompt
 
 REMOVED = "."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from einops import rearrange
 
 from attnlens.adapters._grids import CropsGrid
 from attnlens.errors import AttnLensError
@@ -88,8 +89,12 @@ class _Canvas:
         cutting, (rows, cols) = self.cutting, self.shape
         side, patch = cutting.side, cutting.patch
         lengths = {"c": CHANNELS, "h": patch, "w": patch}
-        patches = pixels.reshape(-1, side, side, *(lengths[axis] for axis in cutting.values))
-        patches = patches.transpose(0, 1, 2, *(3 + cutting.values.index(axis) for axis in "chw"))
+        patches = rearrange(
+            pixels.reshape(-1, side * side, pixels.shape[-1]),
+            f"pictures (rows cols) ({' '.join(cutting.values)}) -> pictures rows cols c h w",
+            rows=side,
+            **lengths,
+        )
         if not self.down:
             own = patches[0]
         else:
@@ -97,7 +102,7 @@ class _Canvas:
             crop_cols, at_cols = _source(cutting, self.across, cols)
             crop = 1 + crop_rows[:, None] * self.across + crop_cols[None, :]
             own = patches[crop, at_rows[:, None], at_cols[None, :]]
-        return np.asarray(own.transpose(2, 0, 3, 1, 4).reshape(1, CHANNELS, rows * patch, cols * patch))
+        return rearrange(own, "rows cols c h w -> 1 c (rows h) (cols w)")
 
 
 def _source(cutting: _Cutting, crops: int, length: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:

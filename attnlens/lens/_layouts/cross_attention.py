@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from einops import rearrange
 from numpy.typing import NDArray
 
 from attnlens._upstream import (
@@ -122,8 +123,13 @@ def _seen(image: Processed, key: str, patch: int, partly: bool) -> tuple[list[Se
     masks = masks.reshape(-1, *masks.shape[-2:]) > 0
     shown = [(int(mask.any(axis=0).sum()), int(mask.any(axis=1).sum())) for mask in masks]
     rows, cols = masks.shape[1] // patch, masks.shape[2] // patch
-    blocks = masks[:, : rows * patch, : cols * patch].reshape(-1, rows, patch, cols, patch)
-    seen = [block.any(axis=(1, 3)) if partly else block.all(axis=(1, 3)) for block in blocks]
+    blocks = rearrange(
+        masks[:, : rows * patch, : cols * patch],
+        "pictures (rows h) (cols w) -> pictures rows cols (h w)",
+        h=patch,
+        w=patch,
+    )
+    seen = [block.any(axis=-1) if partly else block.all(axis=-1) for block in blocks]
     for mask, own, (width, height) in zip(masks, seen, shown, strict=True):
         if not own[:1, :1].any() or mask.sum() != width * height:
             raise AttnLensError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 
 from attnlens._storage import Valued
 from attnlens.errors import AttnLensError
@@ -42,12 +43,14 @@ class Patches:
             )
         axes = self.axes if "t" in self.axes else f"t{self.axes}"
         lengths = {"c": CHANNELS, "t": pixels[0].size // one, "h": self.side, "w": self.side}
-        t, c, h, w = (4 + axes.index(axis) for axis in "tchw")
-        block, (width, height) = self.block, self.size
-        apart = pixels.reshape(
-            self.rows // block, self.cols // block, block, block, *(lengths[axis] for axis in axes)
-        )  # fmt: skip
-        canvas = apart.transpose(t, c, 0, 2, h, 1, 3, w).reshape(-1, CHANNELS, height, width)
+        canvas = rearrange(
+            pixels.reshape(len(pixels), -1),
+            f"(down across rows cols) ({' '.join(axes)}) -> t c (down rows h) (across cols w)",
+            across=self.cols // self.block,
+            rows=self.block,
+            cols=self.block,
+            **lengths,
+        )
         return np.asarray(canvas, dtype=np.float32)
 
 
@@ -72,4 +75,4 @@ class Places(Valued):
         cols, rows = self.positions[own].max(axis=0) + 1
         canvas = np.zeros((rows, cols, patch, patch, CHANNELS), dtype=np.float32)
         canvas[self.positions[own, 1], self.positions[own, 0]] = pixels[0, own].reshape(-1, patch, patch, CHANNELS)
-        return canvas.transpose(4, 0, 2, 1, 3).reshape(1, CHANNELS, rows * patch, cols * patch)
+        return rearrange(canvas, "rows cols h w c -> 1 c (rows h) (cols w)")

@@ -12,6 +12,7 @@ from math import isqrt
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from attnlens.adapters._grids import LocalGlobalGrid, SlicesGrid
 from attnlens.adapters._strict import resolve
@@ -92,12 +93,15 @@ class _Flat:
 
     def __call__(self, pixels: Array) -> Array:
         """-> [1, channels, height, width]"""
-        channels, patch = pixels.shape[1:3]
-        patches = pixels[0].reshape(channels, patch, -1, patch)
+        patches = rearrange(pixels, "1 c h (patches w) -> c h patches w", w=pixels.shape[2])
         own = patches[:, :, self.start : self.start + self.down * self.across * self.rows * self.cols]
-        parts = own.reshape(channels, patch, self.down, self.across, self.rows, self.cols, patch)
-        height, width = self.down * self.rows * patch, self.across * self.cols * patch
-        return parts.transpose(0, 2, 4, 1, 3, 5, 6).reshape(1, channels, height, width)
+        return rearrange(
+            own,
+            "c h (down across rows cols) w -> 1 c (down rows h) (across cols w)",
+            down=self.down,
+            across=self.across,
+            rows=self.rows,
+        )
 
 
 def _flat_view(image: Processed, size: tuple[int, int], merge: int, pixels: _Flat) -> View:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
@@ -15,8 +16,8 @@ from attnlens.lens._layouts.canvas import Size
 
 def tile_by_tile(grid: Grid, rows: int, cols: int) -> Numbers:
     """[tokens]: the cells of a grid over `rows` x `cols` tiles, one tile after another, in each of them row by row."""
-    numbers = np.arange(grid.rows * grid.cols).reshape(rows, grid.rows // rows, cols, grid.cols // cols)
-    return numbers.transpose(0, 2, 1, 3).ravel()
+    numbers = np.arange(grid.rows * grid.cols).reshape(grid.shape)
+    return rearrange(numbers, "(rows h) (cols w) -> (rows cols h w)", rows=rows, cols=cols)
 
 
 def pictures(image: Processed, key: str) -> tuple[int, Size]:
@@ -57,5 +58,5 @@ class Stitched:
         width, height = self.used
         all_tiles = np.asarray(pixels, dtype=np.float32).reshape(-1, *pixels.shape[-3:])
         own = all_tiles[self.first : self.first + self.rows * self.cols, :, :height, :width]
-        sheet = own.reshape(self.rows, self.cols, -1, height, width).transpose(2, 0, 3, 1, 4)
-        return sheet.reshape(1, -1, self.rows * height, self.cols * width)[:, :, *self.window]
+        sheet = rearrange(own, "(rows cols) c h w -> 1 c (rows h) (cols w)", rows=self.rows, cols=self.cols)
+        return sheet[:, :, *self.window]

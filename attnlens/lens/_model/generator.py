@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from attnlens._checks import check_count
 from attnlens._upstream import generating, position_ids, prepared_inputs, processed_scores
-from attnlens.errors import AttnLensError
-from attnlens.geometry import is_count
 from attnlens.lens._inputs.batching import on_device
 from attnlens.lens._inputs.prompt import Prompt
 
@@ -119,8 +118,7 @@ def decoder_prompt(language_model: Any, like: Tensor) -> Tensor:
 
 def check_new_tokens(count: object) -> None:
     """Raises AttnLensError unless an answer may have so many tokens."""
-    if not is_count(count):
-        raise AttnLensError(f"max_new_tokens is {count!r}; expected a whole number of tokens, at least 1.")
+    check_count("max_new_tokens", count, "tokens")
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from attnlens import _renamed
+from attnlens._checks import check_count, is_count, is_number, is_whole
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Grid, is_count, is_number, is_whole
+from attnlens.geometry import Grid
 
 FEW_STEPS = 4
 """With fewer questions than this, FOCUS starts from `few_anchors`."""
@@ -87,8 +88,7 @@ class Preset:
 
     def proposing(self, steps: int = 8) -> dict[str, Any]:
         """The options of `propose`, where `steps` regions are to be asked about."""
-        if not is_count(steps):
-            raise AttnLensError(f"steps is {steps!r}; expected a whole number of regions to ask about, at least 1.")
+        check_count("steps", steps, "regions to ask about")
         return {
             "anchors": self.few_anchors if steps < FEW_STEPS else self.anchors,
             "smallest": self.smallest,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
+from attnlens._checks import check_count
 from attnlens.answers import verify_crops
 from attnlens.boxes import Region, propose
 from attnlens.boxes._suppression import best_first
@@ -16,7 +17,7 @@ from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.maps import EXISTENCE, value_similarity
 from attnlens.recipes._localization import Localization
-from attnlens.recipes._options import check_count, check_kind, check_template
+from attnlens.recipes._options import check_kind, check_template
 from attnlens.recipes._targets import chosen_targets, is_everywhere, one_of
 from attnlens.recipes.focus._presentation import presentation
 from attnlens.recipes.focus._presets import PRESETS, Preset, transfer_preset
@@ -61,7 +62,7 @@ def locate(
     """
     if prompt not in ("existence", "question"):
         raise AttnLensError(f"prompt is {prompt!r}; expected 'existence' or 'question', whose cache is read.")
-    check_count(count)
+    check_count("count", count, "regions")
     check_template("existence", existence, "target")
     check_kind("preset", preset, Preset)
     named = preset if preset is not None else PRESETS.get(reading.defaults.preset or "")
