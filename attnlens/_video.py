@@ -27,16 +27,27 @@ _MOST_KEPT = 10**9
 
 
 def frames(source: FrameSource, count: int = 8) -> list[Image.Image]:
-    """`count` frames of `source` as upright RGB images, in order: the middle one of each of `count` equal parts.
+    """A few frames of something that moves, in order: the middle one of each of `count` equal parts.
 
-    Of an animated GIF, WebP or PNG, or a TIFF of several pages; of a list of images (each whatever `open_image` takes);
-    or of an array [frames, height, width, channels]. All of them where there are no more than `count`. Frames count
-    alike, however long each is shown. Only those returned are converted.
+    Frames count alike, however long each is shown. Only those returned are converted.
 
-    Raises AttnLensError for a source without frames, for one that cannot be read, and for what Pillow does not open,
-    such as MP4.
+    Args:
+        source: an animated GIF, WebP or PNG, or a TIFF of several pages, as a path or a PIL image; a list of images,
+            each whatever `Lens.read` takes for one; or an array [frames, height, width, channels].
+        count: how many frames, at least 1.
 
-        reading = lens.read(attnlens.frames("signs.gif", count=4))
+    Returns:
+        `count` upright RGB images, or all frames where there are no more than `count`.
+
+    Raises:
+        AttnLensError: for a source without frames, for one that cannot be read or is too much to decode, and for what
+            Pillow does not open, such as MP4.
+
+    Example:
+        >>> clip = np.zeros((100, 20, 30, 3), np.uint8)
+        >>> [image.size for image in frames(clip, count=3)]
+        [(30, 20), (30, 20), (30, 20)]
+        >>> film = lens.read(attnlens.frames("signs.gif", count=4))  # doctest: +SKIP
     """
     check_count("count", count, "frames")
     if isinstance(source, str | os.PathLike):

@@ -25,6 +25,8 @@ from attnlens._renamed import warn
 from attnlens._storage import Valued
 from attnlens.errors import AttnLensError, quoted
 
+__all__ = ["Box", "Grid"]
+
 Spans = npt.NDArray[np.float64]
 """float64 [n, 2]: where each of n columns (or rows) begins and ends, in original pixels."""
 
@@ -47,8 +49,17 @@ def checked_size(image_size: object) -> tuple[int, int]:
 class Box(NamedTuple):
     """A rectangle (x1, y1, x2, y2) in original pixels, half-open: x1 <= x < x2, y1 <= y < y2. Ints or floats.
 
-    >>> Box(10, 20, 40, 30).square((400, 400))
-    Box(x1=10, y1=10, x2=40, y2=40)
+    A named tuple, and so taken wherever four numbers are.
+
+    Attributes:
+        x1: left edge, in pixels of the original image.
+        y1: top edge; y runs down.
+        x2: right edge, the first x that is no longer inside.
+        y2: bottom edge, the first y that is no longer inside.
+
+    Example:
+        >>> Box(10, 20, 40, 30).square((400, 400))
+        Box(x1=10, y1=10, x2=40, y2=40)
     """
 
     x1: float
@@ -58,9 +69,23 @@ class Box(NamedTuple):
 
     @classmethod
     def from_any(cls, value: object, image_size: tuple[int, int]) -> Box:
-        """`value`, a user's (x1, y1, x2, y2) in original pixels, clipped to the image of `image_size` (width, height).
+        """A user's (x1, y1, x2, y2) in original pixels as a box, clipped to the image.
 
-        Raises AttnLensError unless it is four finite numbers in order that overlap the image.
+        Args:
+            value: four finite numbers in order, x1 < x2 and y1 < y2, in pixels of the original image after its EXIF
+                orientation is applied; a sequence, an array or a tensor.
+            image_size: (width, height) of the original image, in pixels.
+
+        Returns:
+            The part of the box inside the image; whole numbers stay ints.
+
+        Raises:
+            AttnLensError: unless it is four finite numbers in order that overlap the image; and for numbers that seem
+                to be fractions of the image, all at most 1 and not all whole.
+
+        Example:
+            >>> Box.from_any([350, 20, 500, 60], (400, 400))
+            Box(x1=350, y1=20, x2=400, y2=60)
         """
         width, height = checked_size(image_size)
         numbers = _numbers(value, 4)
@@ -90,10 +115,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
+        """In pixels: x2 - x1."""
         return self.x2 - self.x1
 
     @property
     def height(self) -> float:
+        """In pixels: y2 - y1."""
         return self.y2 - self.y1
 
     @property
@@ -102,13 +129,35 @@ class Box(NamedTuple):
         return max(0, self.width) * max(0, self.height)
 
     def shared(self, other: Box) -> float:
-        """What this box and `other` have in common, in square pixels."""
+        """What this box and another have in common.
+
+        Args:
+            other: the other box, in pixels of the same image.
+
+        Returns:
+            The area of the intersection, in square pixels; 0 where they do not meet.
+
+        Example:
+            >>> Box(0, 0, 20, 10).shared(Box(15, 5, 30, 30))
+            25
+        """
         across = min(self.x2, other.x2) - max(self.x1, other.x1)
         down = min(self.y2, other.y2) - max(self.y1, other.y1)
         return max(0, across) * max(0, down)
 
     def covers(self, target: Box) -> bool:
-        """Whether at least half of `target` lies in this box."""
+        """Whether at least half of a target lies in this box.
+
+        Args:
+            target: the target's box, in pixels of the same image.
+
+        Returns:
+            True where the two share at least half of the target's area.
+
+        Example:
+            >>> Box(0, 0, 20, 10).covers(Box(15, 0, 25, 10)), Box(0, 0, 20, 10).covers(Box(16, 0, 26, 10))
+            (True, False)
+        """
         return self.shared(target) >= target.area / 2
 
     def holds(self, target: Box) -> bool:
@@ -117,13 +166,35 @@ class Box(NamedTuple):
         return self.covers(target)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union with `other`, 0 to 1; 0 when both are empty."""
+        """Intersection over union with another box.
+
+        Args:
+            other: the other box, in pixels of the same image.
+
+        Returns:
+            A number from 0 to 1; 0 when both are empty.
+
+        Example:
+            >>> Box(0, 0, 20, 10).iou(Box(10, 0, 20, 10))
+            0.5
+        """
         shared = self.shared(other)
         union = self.area + other.area - shared
         return shared / union if union > 0 else 0.0
 
     def clip(self, image_size: tuple[int, int]) -> Box:
-        """The part inside an image of (width, height); empty (area 0) when there is none."""
+        """The part of this box inside an image.
+
+        Args:
+            image_size: (width, height) of the image, in pixels.
+
+        Returns:
+            The part inside; empty (area 0) when there is none.
+
+        Example:
+            >>> Box(-5, 10, 30, 40).clip((20, 20))
+            Box(x1=0, y1=10, x2=20, y2=20)
+        """
         width, height = image_size
         return Box(
             min(max(self.x1, 0), width), min(max(self.y1, 0), height),
@@ -131,11 +202,22 @@ class Box(NamedTuple):
         )  # fmt: skip
 
     def square(self, image_size: tuple[int, int], at_least: float = 0) -> Box:
-        """The smallest square, of side `at_least` or more, that covers the part of this box inside the image.
+        """The smallest square, of a given side or more, that covers the part of this box inside the image.
 
         It is centred on that part, then moved, not shrunk, to lie inside the image; in a direction where it is longer
         than the image it becomes the whole image. Whole-pixel boxes give whole-pixel squares. This is the human crop of
         ViCrop (arXiv 2502.17422).
+
+        Args:
+            image_size: (width, height) of the original image, in pixels.
+            at_least: the least side of the square, in pixels.
+
+        Returns:
+            The square, in pixels of the original image; no square where the image is too narrow or too low for it.
+
+        Example:
+            >>> Box(390, 100, 400, 120).square((400, 400), at_least=50)
+            Box(x1=350, y1=85, x2=400, y2=135)
         """
         box = self.clip(image_size)
         side = max(box.width, box.height, at_least)
@@ -145,14 +227,39 @@ class Box(NamedTuple):
 
     @classmethod
     def around(cls, boxes: Sequence[Sequence[float]]) -> Box:
-        """The smallest box around one or more. Raises AttnLensError for none."""
+        """The smallest box around one or more.
+
+        Args:
+            boxes: the boxes, (x1, y1, x2, y2) each, in pixels of the same image.
+
+        Returns:
+            Their bounding box, in the same pixels.
+
+        Raises:
+            AttnLensError: for none.
+
+        Example:
+            >>> Box.around([(10, 10, 20, 20), (50, 5, 60, 15)])
+            Box(x1=10, y1=5, x2=60, y2=20)
+        """
         if not boxes:
             raise AttnLensError("There is no box to draw one around; expected at least one.")
         x1, y1, x2, y2 = zip(*boxes, strict=True)
         return cls(min(x1), min(y1), max(x2), max(y2))
 
     def to_pixels(self, image_size: tuple[int, int]) -> Box:
-        """The nearest box of whole pixels (Python ints) inside the image, at least one pixel wide and high."""
+        """The nearest box of whole pixels inside an image.
+
+        Args:
+            image_size: (width, height) of the image, in pixels.
+
+        Returns:
+            A box of Python ints, at least one pixel wide and high.
+
+        Example:
+            >>> Box(10.4, 20.6, 10.6, 399.9).to_pixels((400, 400))
+            Box(x1=10, y1=21, x2=11, y2=400)
+        """
         x1, x2 = _whole(self.x1, self.x2, image_size[0])
         y1, y2 = _whole(self.y1, self.y2, image_size[1])
         return Box(x1, y1, x2, y2)
@@ -162,14 +269,21 @@ class Box(NamedTuple):
 class Grid(Valued):
     """For each column and each row of a map, the pixels of the original image that it saw.
 
-    `x` is float64 [cols, 2], the left and right edge of each column; `y` is float64 [rows, 2], the top and bottom edge
-    of each row; both in original pixels. Cells may reach outside the image (padding), leave parts of it unseen (centre
-    crop), and have gaps or overlaps between them (tiles). `image_size` is (width, height) in pixels.
+    Cells may reach outside the image (padding), leave parts of it unseen (centre crop), and have gaps or overlaps
+    between them (tiles). Raises AttnLensError for edges or a size that are none.
+
+    Example:
+        >>> grid = Grid(x=[[0, 30], [30, 50]], y=[[0, 40]], image_size=(50, 40))
+        >>> grid.shape, grid.cell(0, 1)
+        ((1, 2), Box(x1=30.0, y1=0.0, x2=50.0, y2=40.0))
     """
 
     x: Spans
+    """float64 [cols, 2]: the left and right edge of each column, in original pixels."""
     y: Spans
+    """float64 [rows, 2]: the top and bottom edge of each row, in original pixels."""
     image_size: tuple[int, int]
+    """(width, height) of the original image, in pixels."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", _checked_spans(self.x, "x", "cols"))
@@ -178,10 +292,25 @@ class Grid(Valued):
 
     @classmethod
     def regular(cls, rows: int, cols: int, image_size: tuple[int, int], region: Box | None = None) -> Grid:
-        """`rows` x `cols` equal cells over `region` (original pixels), which is the whole image unless given.
+        """A grid of equal cells over the image, or over a part of it.
 
-        >>> Grid.regular(24, 24, (1000, 750), region=Box(125, 0, 875, 750)).cell_size
-        (31.25, 31.25)
+        Args:
+            rows: how many rows of cells, at least 1.
+            cols: how many columns of cells, at least 1.
+            image_size: (width, height) of the original image, in pixels.
+            region: what the cells cover, (x1, y1, x2, y2) in original pixels; it may reach outside the image. None
+                stands for the whole image.
+
+        Returns:
+            The grid of `rows` x `cols` cells.
+
+        Raises:
+            AttnLensError: for counts that are no whole numbers of at least 1, an image size that is none, or a region
+                that is empty.
+
+        Example:
+            >>> Grid.regular(24, 24, (1000, 750), region=Box(125, 0, 875, 750)).cell_size
+            (31.25, 31.25)
         """
         width, height = checked_size(image_size)
         if not (is_count(rows) and is_count(cols)):
@@ -195,8 +324,24 @@ class Grid(Valued):
     ) -> Grid:
         """One grid from those of an image's tiles, row-major.
 
-        `grids[i][j]` is in the frame of its own tile, which lies at `boxes[i][j]` (original pixels) of the image. The
-        tiles of a column must share their columns, those of a row their rows; otherwise AttnLensError.
+        Args:
+            grids: the grids of the tiles: `grids[i][j]` is that of the tile in row i, column j, in the frame of its own
+                tile.
+            boxes: where the tiles lie: `boxes[i][j]`, in original pixels of the image. `attnlens.boxes.tiles` cuts an
+                image so.
+            image_size: (width, height) of the whole image, in pixels.
+
+        Returns:
+            The grid of all tiles' cells, in the frame of the whole image.
+
+        Raises:
+            AttnLensError: where grids and boxes are not the same rectangle of tiles, where a grid is for another size
+                than its box, and where the tiles of a column do not share their columns, or those of a row their rows.
+
+        Example:
+            >>> half = Grid.regular(2, 2, (100, 80))
+            >>> Grid.stitch([[half, half]], [[Box(0, 0, 100, 80), Box(100, 0, 200, 80)]], (200, 80)).shape
+            (2, 4)
         """
         _check_layout(grids, boxes)
         for grid, box in zip(chain.from_iterable(grids), chain.from_iterable(boxes), strict=True):
@@ -218,10 +363,12 @@ class Grid(Valued):
 
     @property
     def rows(self) -> int:
+        """How many rows of cells there are."""
         return len(self.y)
 
     @property
     def cols(self) -> int:
+        """How many columns of cells there are."""
         return len(self.x)
 
     @property
@@ -241,11 +388,43 @@ class Grid(Valued):
         return box.width / self.cols, box.height / self.rows
 
     def cell(self, row: int, col: int) -> Box:
-        """What the cell in (row, col) saw, in original pixels."""
+        """What one cell saw.
+
+        Args:
+            row: the cell's row, counted from 0 at the top.
+            col: its column, counted from 0 on the left.
+
+        Returns:
+            The cell's box, in original pixels.
+
+        Raises:
+            AttnLensError: where the grid has no such cell.
+
+        Example:
+            >>> Grid.regular(rows=2, cols=4, image_size=(400, 100)).cell(1, 3)
+            Box(x1=300.0, y1=50.0, x2=400.0, y2=100.0)
+        """
         return self.span(row, col, row + 1, col + 1)
 
     def span(self, row0: int, col0: int, row1: int, col1: int) -> Box:
-        """The smallest box around rows row0 <= row < row1 and columns col0 <= col < col1, in original pixels."""
+        """The smallest box around a rectangle of cells: row0 <= row < row1 and col0 <= col < col1.
+
+        Args:
+            row0: the first row, counted from 0.
+            col0: the first column, counted from 0.
+            row1: the row after the last.
+            col1: the column after the last.
+
+        Returns:
+            The box, in original pixels.
+
+        Raises:
+            AttnLensError: where the rectangle is empty or not in the grid.
+
+        Example:
+            >>> Grid.regular(rows=2, cols=4, image_size=(400, 100)).span(0, 1, 2, 3)
+            Box(x1=100.0, y1=0.0, x2=300.0, y2=100.0)
+        """
         if not (0 <= row0 < row1 <= self.rows and 0 <= col0 < col1 <= self.cols):
             raise AttnLensError(
                 f"Rows {row0} to {row1} and columns {col0} to {col1} (half-open) are not in a grid of "

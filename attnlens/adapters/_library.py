@@ -35,11 +35,25 @@ _log = logging.getLogger("attnlens")
 def find(adapter: str | os.PathLike[str] | AdapterSpec) -> AdapterSpec:
     """The adapter with that name, in that file, or `adapter` itself where it already is one.
 
-    >>> find("llava").grid.kind
-    'square'
+    A name is looked for in the folders of `ATTNLENS_ADAPTERS`, in the user's folder
+    (`$XDG_CONFIG_HOME/attnlens/adapters`, normally `~/.config/attnlens/adapters`), in the entry points
+    `attnlens.adapters` of installed packages, and in the library bundled with attnlens, in this order. The first one
+    that has it wins.
 
-    Anything with a folder separator or a YAML suffix is a path. Raises AttnLensError where there is no such name or
-    file, or where the file is not an adapter; the message names the file, the key, and what was expected.
+    Args:
+        adapter: a name, the path of a YAML file, or an `AdapterSpec`. Anything with a folder separator or a YAML suffix
+            (`.yaml`, `.yml`) is a path.
+
+    Returns:
+        The adapter. Of one that is read from a file, `name` is the file's stem.
+
+    Raises:
+        AttnLensError: where there is no such name or file, or where the file is not an adapter. The message names the
+            file, the key, and what was expected.
+
+    Example:
+        >>> attnlens.adapters.find("llava").grid.kind
+        'square'
     """
     if isinstance(adapter, AdapterSpec):
         return adapter
@@ -62,10 +76,20 @@ def path_of(adapter: str | os.PathLike[str]) -> Path:
 
 
 def for_model_type(model_type: str) -> AdapterSpec:
-    """The first adapter whose `model_types` holds `model_type`, a transformers config's `model_type`.
+    """The first adapter whose `model_types` holds `model_type`.
 
-    >>> for_model_type("qwen2_5_vl").name
-    'qwen2_5_vl'
+    Args:
+        model_type: a transformers config's `model_type`.
+
+    Returns:
+        The adapter; where several hold the type, the first in the order of `available`.
+
+    Raises:
+        AttnLensError: where no adapter handles the type. The message names those that are handled.
+
+    Example:
+        >>> attnlens.adapters.for_model_type("qwen2_5_vl").name
+        'qwen2_5_vl'
     """
     known = available()
     name = _first_that_handles(model_type, known)
@@ -79,7 +103,19 @@ def for_model_type(model_type: str) -> AdapterSpec:
 
 
 def available() -> dict[str, Path]:
-    """Names of all adapters, in the order in which they are found, with their files."""
+    """Names of all adapters, in the order in which they are found, with their files.
+
+    Returns:
+        The path of the YAML file for each name. Where several files have a name, the one that `find` takes.
+
+    Raises:
+        AttnLensError: for a folder that `ATTNLENS_ADAPTERS` names and that is none or cannot be read, for two files of
+            the same name in one folder, and for an entry point that cannot be loaded.
+
+    Example:
+        >>> attnlens.adapters.available()["llava"].name
+        'llava.yaml'
+    """
     found: dict[str, Path] = {}
     for paths in _sources():
         for path in paths:

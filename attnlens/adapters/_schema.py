@@ -135,14 +135,24 @@ class AdapterSpec(Strict):
     """One adapter, as its YAML file says it."""
 
     model_types: tuple[str, ...] = Field(min_length=1)
+    """The `model_type` of each transformers config that the adapter handles."""
     grid: GridSpec
+    """How the family's image tokens lie in the image; its `kind` says which grid it is."""
     prompt: PromptSpec = PromptSpec()
+    """How a question becomes a prompt."""
     language_model: LanguageModelSpec = LanguageModelSpec()
+    """Where the language model is and how its prompts may be cut, where that is not what most models do."""
     connector: ConnectorSpec | None = None
+    """Cross-attention between image patches and image tokens; None where there is none. A grid of latents needs it."""
     image_token_id: int | FromConfig | FromTokenizer = FromConfig(config="image_token_id")
+    """The id of an image token: a number, where it stands in the model's config (`{config: dotted.path}`), or how the
+    tokenizer writes the token (`{token: text}`)."""
     defaults: Defaults = Defaults()
+    """What the paper, its code or a measurement on validation data chose for this family."""
     tiny: TinySpec = TinySpec()
+    """What a tiny random model of the family needs beyond attnlens' own rules, for `attnlens adapters check --tiny`."""
     name: str = Field(default="", description="filled in by the library: the file's stem")
+    """The file's stem, filled in by the library."""
 
     @model_validator(mode="after")
     def _latents_have_a_connector(self) -> AdapterSpec:
@@ -154,6 +164,24 @@ class AdapterSpec(Strict):
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> AdapterSpec:
+        """The adapter that a mapping, as its YAML file holds it, describes.
+
+        Args:
+            data: the top-level keys of an adapter with their values. `model_types` and `grid` are needed. `name` may be
+                there, too, which a file leaves out.
+
+        Returns:
+            The adapter, validated.
+
+        Raises:
+            pydantic.ValidationError: for a key that is missing or unknown, and for a value that does not fit its key.
+                `attnlens.adapters.find` makes an AttnLensError of it, which names the file.
+
+        Example:
+            >>> own = attnlens.AdapterSpec.from_mapping({"model_types": ["mine"], "grid": {"kind": "square"}})
+            >>> own.grid.patch.config, own.prompt.template
+            ('vision_config.patch_size', 'chat')
+        """
         return cls.model_validate(data)
 
 

@@ -35,14 +35,33 @@ def localization_heads(
 ) -> tuple[Head, ...]:
     """The `count` heads that are most often among the `lowest` most focused of a sample, most frequent first.
 
-    How focused a head is says `attnlens.maps._heads.focused`; on each example one trace does (arXiv 2503.06287, which takes 1000
-    samples of RefCOCO, the lowest 10 heads and the 3 most frequent). Of heads that are as frequent as each other, the
-    one of the lower mean entropy where it was counted comes first: the paper does not say. Fewer come back where fewer
-    were ever counted. `progress` is called with the number of examples done. Raises AttnLensError when there is no
-    example, and for a `count` or `lowest` that is no whole number of at least 1.
+    After arXiv 2503.06287, which takes 1000 samples of RefCOCO. The most focused heads are those of the lowest spatial
+    entropy among the heads that look at the image enough: the attention of the last prompt token, summed over the
+    image's tokens, lies above the elbow of all heads' (as of `boxes.components`). On each example one trace does.
 
-        heads = localization_heads(lens, examples)          # (Head(layer=2, head=1), ...)
-        maps.head_attention(reading, question, heads)
+    Args:
+        lens: the model whose heads are looked for.
+        examples: questions about images, each with `question` and `open()`, such as those of `attnlens.evaluate`. No
+            answer and no box is needed.
+        count: how many heads come back; the paper averages the 3 most frequent.
+        lowest: how many heads of each sample count; in the paper the lowest 10.
+        connector_layer: where the connector has attention, the layer of it that carries the maps to patches: its
+            number, "mean" for the mean of all, None for the adapter's default.
+        progress: called with the number of examples done; None calls nothing.
+
+    Returns:
+        The heads, for `maps.head_attention`; fewer than `count` where fewer were ever counted.
+            Of heads that are as frequent as each other, the one of the lower mean entropy where it was counted comes
+            first: the paper does not say.
+
+    Raises:
+        AttnLensError: when there is no example, and for a `count` or `lowest` that is no whole number of at least 1.
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=4)
+        >>> heads = attnlens.analysis.localization_heads(lens, examples)
+        >>> len(heads), maps.head_attention(reading, question, heads).grid.shape
+        (3, (10, 10))
     """
     for name, value in (("count", count), ("lowest", lowest)):
         if not is_count(value):

@@ -30,34 +30,66 @@ _BATCH = 100  # resamples at a time, so that a large data set takes no gigabytes
 
 
 class Example(Protocol):
-    """A question about an image, and where in it the answer is: `box` in original pixels."""
+    """A question about an image, and where in it the answer is.
+
+    `attnlens.evaluate.Example` is one, and so is any class of your own that has these.
+    """
 
     @property
-    def question(self) -> str: ...
+    def question(self) -> str:
+        """What is asked about the image."""
+
     @property
-    def labels(self) -> Sequence[str]: ...
+    def labels(self) -> Sequence[str]:
+        """All right answers."""
+
     @property
-    def box(self) -> Sequence[float] | None: ...
+    def box(self) -> Sequence[float] | None:
+        """(x1, y1, x2, y2) of what is asked about, half-open, in pixels of the original image; None where unknown."""
+
     def open(self) -> Any:
-        """The image: whatever `lens.read` takes."""
+        """The image: whatever `lens.read` takes.
+
+        Returns:
+            A path, a PIL image or an array.
+
+        Example:
+            >>> example = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)[0]
+            >>> example.open().size == example.size()
+            True
+        """
 
 
 class Candidate(NamedTuple):
-    """A map to read: a layer of the language model, or "mean" for all; of the connector; one head, or None for all.
+    """A map to read, by the layer of the language model, the layer of the connector, and the head.
 
-    `connector_layer` is None where the connector has no attention.
+    Example:
+        >>> attnlens.analysis.Candidate("mean")
+        Candidate(layer='mean', connector_layer=None, head=None)
     """
 
     layer: int | Literal["mean"]
+    """A layer of the language model by its number, or "mean" for the mean of all."""
     connector_layer: int | Literal["mean"] | None = None
+    """A layer of the connector by its number, or "mean" for the mean of all; None where the connector has no
+    attention."""
     head: int | None = None
+    """A head of the language model by its number; None for the mean of all."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the examples say of one candidate. NaN where there is nothing to tell."""
+    """What the examples say of one candidate. NaN where there is nothing to tell.
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
+        >>> row = attnlens.analysis.rank(lens, examples).rows()[1]
+        >>> row.candidate.layer, row.ratio > 1, row.covered
+        (1, True, 0.5)
+    """
 
     candidate: Candidate
+    """The map that was read."""
     ratio: float
     """The mean of its attention ratios."""
     interval: tuple[float, float]
@@ -67,9 +99,11 @@ class Row:
     right: float
     """`ratio` over the examples that the model answers rightly."""
     right_interval: tuple[float, float]
+    """The 95 % bootstrap interval of `right`."""
     wrong: float
     """The same over those that it answers wrongly."""
     wrong_interval: tuple[float, float]
+    """The 95 % bootstrap interval of `wrong`."""
 
     holds = Renamed("covered")
 
@@ -86,12 +120,13 @@ class Ranking(Valued):
     """
 
     candidates: tuple[Candidate, ...]
+    """Every map that was read: the pairs of layers, the mean of all layers, then single heads where asked for."""
     values: Array
-    """[examples, candidates]: attention ratios."""
+    """float64 [examples, candidates]: attention ratios."""
     covered: NDArray[np.bool_]
-    """[examples, candidates]: whether the crop found on that map holds at least half of the target."""
+    """bool [examples, candidates]: whether the crop found on that map holds at least half of the target."""
     right: NDArray[np.bool_] | None
-    """[examples]: whether the model's first answer is right; None unless that was asked for."""
+    """bool [examples]: whether the model's first answer is right; None unless that was asked for."""
     depth: int
     """Layers of the language model, those without attention included."""
 
@@ -103,9 +138,24 @@ class Ranking(Valued):
         return len(self.values)
 
     def best(self, by: By = "ratio") -> Row:
-        """The candidate with the highest ratio, or with the most crops that hold the target (a tie: the higher ratio).
+        """The candidate with the highest ratio, or with the most crops that hold the target.
 
-        Single heads do not take part. Raises AttnLensError if none has a ratio.
+        Single heads do not take part.
+
+        Args:
+            by: "ratio" for the highest mean attention ratio; "crops" for the most crops that hold at least half of the
+                target (a tie: the higher ratio).
+
+        Returns:
+            What the examples say of that candidate.
+
+        Raises:
+            AttnLensError: if no candidate has a ratio.
+
+        Example:
+            >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
+            >>> attnlens.analysis.rank(lens, examples).best().candidate
+            Candidate(layer=1, connector_layer=None, head=None)
         """
         known = [row for row in self.rows() if row.candidate.head is None and math.isfinite(row.ratio)]
         if not known:
@@ -116,15 +166,54 @@ class Ranking(Valued):
         return max(known, key=lambda row: (row.covered if by == "crops" else 0.0, row.ratio))
 
     def best_layer(self, by: By = "ratio") -> int | Literal["mean"]:
-        """The layer of the best candidate, as an adapter's `defaults.layer` takes it."""
+        """The layer of the best candidate, as an adapter's `defaults.layer` takes it.
+
+        Args:
+            by: what is best, as in `best`.
+
+        Returns:
+            The layer's number, or "mean" for the mean of all.
+
+        Raises:
+            AttnLensError: if no candidate has a ratio.
+
+        Example:
+            >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
+            >>> attnlens.analysis.rank(lens, examples).best_layer()
+            1
+        """
         return self.best(by).candidate.layer
 
     def best_connector_layer(self, by: By = "ratio") -> int | Literal["mean"] | None:
-        """The connector layer of the best candidate; None where the connector has no attention."""
+        """The connector layer of the best candidate, as an adapter's `defaults.connector_layer` takes it.
+
+        Args:
+            by: what is best, as in `best`.
+
+        Returns:
+            The layer's number, "mean" for the mean of all, or None where the connector has no attention.
+
+        Raises:
+            AttnLensError: if no candidate has a ratio.
+
+        Example:
+            >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
+            >>> attnlens.analysis.rank(lens, examples).best_connector_layer() is None
+            True
+        """
         return self.best(by).candidate.connector_layer
 
     def rows(self) -> tuple[Row, ...]:
-        """One for every candidate, in the order of `candidates`."""
+        """What the examples say of every candidate.
+
+        Returns:
+            A row for each candidate, in the order of `candidates`.
+
+        Example:
+            >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
+            >>> [row.candidate.layer for row in attnlens.analysis.rank(lens, examples).rows()]
+            [0, 1, 2, 3, 'mean']
+        """
         return self._rows
 
     @cached_property
@@ -148,12 +237,29 @@ def rank(
 ) -> Ranking:
     """Every pair of layers (and, with `heads`, every head of the language model at it) of `lens` on `examples`.
 
-    The mean of all layers is a candidate too, the last of those that are no heads. `right`: (answer, labels) -> bool,
-    judges the model's first answer, for the split by right and wrong; None asks for no answers. `progress` is called
-    with the number of examples done. Two traces for each example give all its maps; the crop is `boxes.search` with the
-    adapter's window.
+    The mean of all layers is a candidate too, the last of those that are no heads. Two traces for each example give all
+    its maps; the crop is `boxes.search` with the adapter's window.
 
-    Raises AttnLensError, before anything is read, when there is no example or one without a box.
+    Args:
+        lens: the model whose layers are ranked.
+        examples: questions about images, each with its box, such as those of `attnlens.evaluate`.
+        heads: whether every head of the language model is a candidate, too, at every pair of layers.
+        right: (answer, labels) -> bool, judges the model's first answer, for the split by right and wrong
+            (`attnlens.evaluate.is_correct`); None asks for no answers.
+        max_new_tokens: the most tokens of an answer.
+        progress: called with the number of examples done; None calls nothing.
+
+    Returns:
+        The attention ratios and crops of every candidate on every example.
+
+    Raises:
+        AttnLensError: before anything is read, when there is no example or one without a box.
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
+        >>> ranking = attnlens.analysis.rank(lens, examples, right=attnlens.evaluate.is_correct)
+        >>> ranking.values.shape, ranking.best_layer()
+        ((2, 5), 1)
     """
     given = list(examples)
     _check(given)

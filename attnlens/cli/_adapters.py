@@ -8,17 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from attnlens.cli._options import Adapter, Device, loads_a_model
-from attnlens.cli._output import plain, print_json, short_path, status
+from attnlens.cli._options import Adapter, Device, Force, Json, TrustRemoteCode, loads_a_model
+from attnlens.cli._output import (
+    bars,
+    notes,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    short_path,
+    status,
+)
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from attnlens.conformance import Finding, Report
+
+_STYLES = {None: "dim", True: "green", False: "red"}
+"""By whether a check passed."""
 
 app = typer.Typer(no_args_is_help=True, help="The YAML files that say how a model family is read.")
 
@@ -31,17 +41,15 @@ def list_adapters() -> None:
     """
     from attnlens import adapters
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "model types", "grid", "layer", "file"):
-        table.add_column(column, overflow="fold", style="bold" if column == "name" else "")
+    rows = []
     for name, path in sorted(adapters.available().items()):
         try:
             spec = adapters.find(path)
             shown = [", ".join(spec.model_types), spec.grid.kind, str(spec.defaults.layer)]
         except AttnLensError:
             shown = [f"not valid: attnlens adapters show {name}", "", ""]
-        table.add_row(*(plain(cell) for cell in (name, *shown, short_path(path))))
-    Console().print(table)
+        rows.append((name, *shown, short_path(path)))
+    print_table(("name", "model types", "grid", "layer", "file"), rows)
 
 
 @app.command("show")
@@ -64,7 +72,7 @@ def show_adapter(
         console.print(Syntax(plain(text).plain, "yaml", background_color="default", word_wrap=True))
     else:
         typer.echo(text, nl=False)
-    Console(stderr=True).print(plain(str(path), style="dim"), soft_wrap=True)
+    notes().print(plain(str(path), style="dim"), soft_wrap=True)
     _library.read(path)
 
 
@@ -80,7 +88,7 @@ def print_schema() -> None:
 
 
 @app.command("table")
-def print_table(
+def table_page(
     findings: Annotated[Path, typer.Argument(metavar="FILE", help="What check --tiny --all --json printed.")],
 ) -> None:
     """Print what check found as a page of Markdown: one row for each model type.
@@ -114,11 +122,9 @@ def check_adapter(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --all: types checked at a time.")
     ] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Json = False,
     device: Device = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -165,13 +171,11 @@ def draft_adapter(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the YAML here instead of printing it.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    force: Force = False,
     hide: Annotated[
         str | None, typer.Option("--hide", metavar="NAME", help="Do as if this adapter did not exist.")
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write an adapter for a model that none is known for, and say of each line whether it was read, tried or guessed.
 
@@ -193,7 +197,7 @@ def draft_adapter(
         typer.echo(drafted.text(), nl=False)
     else:
         _writing.write_text(target, drafted.text())
-        Console(stderr=True).print(plain(f"Written to {target}"), soft_wrap=True)
+        notes().print(plain(f"Written to {target}"), soft_wrap=True)
     if not drafted.passed:
         raise typer.Exit(1)
 
@@ -222,8 +226,7 @@ def _every(adapter: str | None, jobs: int) -> list[Report]:
     from attnlens.conformance._types import question_answerers
 
     types = question_answerers() if adapter is None else list(_adapters_types(adapter))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bars() as progress:
         task = progress.add_task("model types", total=len(types))
         reports = []
         for report in check_all(types, adapter, jobs):
@@ -243,13 +246,9 @@ def _print_findings(report: Report) -> None:
     console.print(plain(f"{report.model_type} with the adapter {report.adapter}", style="bold"))
     facts = {"grid": report.grid, "strategy": report.strategy, "image processor": report.image_processor}
     console.print(plain(", ".join(f"{name} {value}" for name, value in facts.items() if value), style="dim"))
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     for finding in report.findings:
-        table.add_row(_mark(finding), finding.check, plain(finding.detail))
-    console.print(table)
+        label = f"{_mark(finding).plain:5}  {finding.check:14}"
+        print_fields([(label, plain(finding.detail, style=_STYLES[finding.passed]))])
 
 
 def _print_summary(reports: list[Report]) -> None:
@@ -257,14 +256,12 @@ def _print_summary(reports: list[Report]) -> None:
     from attnlens.conformance._types import NOT_ASKED
 
     console = Console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("model type", "adapter", "grid", "strategy", *CHECKS):
-        table.add_column(column, no_wrap=column not in CHECKS)
+    rows: list[tuple[Text | str, ...]] = []
     for report in reports:
         marks = {finding.check: _mark(finding) for finding in report.findings}
         facts = (report.model_type, report.adapter, report.grid, report.strategy)
-        table.add_row(*(plain(fact) for fact in facts), *(marks.get(name, plain("")) for name in CHECKS))
-    console.print(table)
+        rows.append((*facts, *(marks.get(name, plain("")) for name in CHECKS)))
+    print_table(("model type", "adapter", "grid", "strategy", *CHECKS), rows)
     for report in reports:
         for finding in report.findings:
             if finding.passed is False:
@@ -275,6 +272,5 @@ def _print_summary(reports: list[Report]) -> None:
 
 
 def _mark(finding: Finding) -> Text:
-    if finding.passed is None:
-        return plain("n/a", style="dim")
-    return plain("ok", style="green") if finding.passed else plain("FAILS", style="red")
+    words = {None: "n/a", True: "ok", False: "FAILS"}
+    return plain(words[finding.passed], style=_STYLES[finding.passed])

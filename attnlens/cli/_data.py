@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from attnlens.cli._output import plain, print_json
+from attnlens.cli._options import Json
+from attnlens.cli._output import plain, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from attnlens.evaluate import Example
-
-T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, help="Questions about images with boxes: make the benchmark, check a file.")
 
@@ -76,11 +72,11 @@ def make(
     kinds = dict.fromkeys(itertools.product(bins or scenes.BINS, tasks or scenes.TASKS))
     examples = [
         example
-        for bin_name, task in _progress(kinds, "Laying out scenes")
+        for bin_name, task in progress(kinds, "Laying out scenes")
         for example in evaluate.pocket_examples(split, [bin_name], [task], count)
     ]
     if images:
-        evaluate.export(out, _progress(examples, "Painting scenes"))
+        evaluate.export(out, progress(examples, "Painting scenes"))
     else:
         evaluate.write(out, examples)
     Console().print(plain(f"{len(examples)} examples: {out}"), soft_wrap=True)
@@ -89,7 +85,7 @@ def make(
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON file.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """What a data set holds: examples, boxes and sizes of target, by group and task.
 
@@ -102,24 +98,20 @@ def show(
 
     examples = evaluate.read(file)
     found: dict[tuple[str | None, str | None], list[float | None]] = {}
-    for example in _progress(examples, "Reading images"):
+    for example in progress(examples, "Reading images"):
         found.setdefault((example.group, example.task), []).append(_area(example))
     rows = [_summary(group, task, areas) for (group, task), areas in found.items()]
     with_box = sum(example.box is not None for example in examples)
     if as_json:
         print_json(file=str(file), count=len(examples), with_box=with_box, groups=rows)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("group", "task"):
-        table.add_column(column, style="bold", overflow="fold")
-    for column in ("examples", "with box", "box, % of the image"):
-        table.add_column(column, justify="right")
+    numbers, lines = ("examples", "with box", "box, % of the image"), []
     for row in rows:
         percent = "" if row["area"] is None else " to ".join(f"{100 * area:.3g}" for area in row["area"])
         shown = (row["group"] or "-", row["task"] or "-", str(row["count"]), str(row["with_box"]), percent)
-        table.add_row(*map(plain, shown))
-    table.add_row("all", "", str(len(examples)), str(with_box), "")
-    Console().print(table)
+        lines.append(shown)
+    lines.append(("all", "", str(len(examples)), str(with_box), ""))
+    print_table(("group", "task", *numbers), lines, right=numbers)
 
 
 def _summary(group: str | None, task: str | None, areas: list[float | None]) -> dict[str, Any]:
@@ -132,9 +124,3 @@ def _area(example: Example) -> float | None:
     """Area of the box inside the image over the area of the image; None without a box."""
     width, height = size = example.size()
     return None if example.box is None else example.box.clip(size).area / (width * height)
-
-
-def _progress(items: Iterable[T], what: str) -> Iterator[T]:
-    """`items`, with a bar on a terminal's standard error; nothing elsewhere."""
-    console = Console(stderr=True)
-    yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)

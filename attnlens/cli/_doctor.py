@@ -15,7 +15,7 @@ from attnlens.cli._options import Json
 from attnlens.cli._output import plain, print_json, status
 
 if TYPE_CHECKING:
-    from attnlens._doctor import Finding
+    from attnlens.doctor import Finding
 
 _STYLES = {"ok": "green", "note": "yellow", "fails": "bold red"}
 
@@ -38,9 +38,9 @@ def doctor(as_json: Json = False) -> None:
 
     [bold]attnlens doctor --json > doctor.json[/]
 
-    Where no command starts at all, [bold]python -m attnlens._doctor[/] says the same in plain lines.
+    Where no command starts at all, [bold]python -m attnlens.doctor[/] says the same in plain lines.
     """
-    from attnlens._doctor import examine
+    from attnlens.doctor import examine
 
     with status("Trying what works here"):
         findings = list(examine())

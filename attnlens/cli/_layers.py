@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import TimeRemainingColumn
 
-from attnlens.cli._options import DEFAULT_MODEL, Adapter, Device, Dtype, Model, loaded, loads_a_model
-from attnlens.cli._output import plain, print_json
+from attnlens.cli._options import DEFAULT_MODEL, Adapter, Device, Dtype, Force, Json, Model, loaded, loads_a_model
+from attnlens.cli._output import bars, plain, print_json, print_table, quietly
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
@@ -62,13 +59,13 @@ def layers(
         Path | None,
         typer.Option("--write", "-w", metavar="FILE.yaml", help="Write the adapter, with the best layer as default."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --write.")] = False,
+    force: Force = False,
     save: Annotated[
         Path | None, typer.Option("--save", "-o", metavar="FILE.png", help="Chart of the ratio over the layers.")
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -76,8 +73,8 @@ def layers(
 
     The [bold]ratio[/] of a layer is its relative attention inside the box over that inside a box of the same size
     anywhere in the image: 1 is chance, 10 means ten times as much. Shown is its mean over the examples with a 95 %
-    interval; [bold]covered[/] is how often the crop that the layer leads to holds at least half of the target. "mean" is
-    the mean map of all layers. The highest ratio does not always make the best crops: --by says which of the two
+    interval; [bold]covered[/] is how often the crop that the layer leads to holds at least half of the target. "mean"
+    is the mean map of all layers. The highest ratio does not always make the best crops: --by says which of the two
     counts. --write puts the best map into an adapter, which --adapter then uses; a chart, --save, needs the extra plot.
 
     [bold]attnlens layers[/]
@@ -96,7 +93,7 @@ def layers(
         _charts.available()
     examples, source = _examples(data, count)
     model = model or DEFAULT_MODEL
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+    with quietly():
         lens = loaded(model, adapter, device, dtype, **options)
         ranking = _ranked(lens, examples, heads, answers)
         if picture is not None:
@@ -155,9 +152,7 @@ def _ranked(lens: Lens, examples: Sequence[Example], heads: bool, answers: bool)
     from attnlens.analysis import rank
     from attnlens.evaluate import is_correct
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with bars(TimeRemainingColumn()) as bar:
         task = bar.add_task("Looking", total=len(examples))
         return rank(
             lens,
@@ -257,23 +252,22 @@ def _print(ranking: Ranking, best: Row, answers: bool, source: str) -> None:
     single = [row for row in ranking.rows() if row.candidate.head is not None and math.isfinite(row.ratio)]
     console = Console()
     console.print(plain(f"{ranking.count} examples of {source}"), soft_wrap=True)
-    console.print(_table(rows, best, answers))
+    _print_rows(rows, best, answers)
     if single:
         top = sorted(single, key=lambda row: -row.ratio)[:MOST_HEADS]
         which = f"the best {len(top)} of {len(single)}" if len(top) < len(single) else f"all {len(single)}"
         console.print(plain(f"\nheads, {which}"), soft_wrap=True)
-        console.print(_table(top, best, answers))
+        _print_rows(top, best, answers)
     if ranking.right is not None:
         console.print(plain(f"{int(ranking.right.sum())} of {ranking.count} answers are right"), soft_wrap=True)
 
 
-def _table(rows: Sequence[Row], best: Row, answers: bool) -> Table:
+def _print_rows(rows: Sequence[Row], best: Row, answers: bool) -> None:
     connector = any(row.candidate.connector_layer is not None for row in rows)
     heads = any(row.candidate.head is not None for row in rows)
-    table = Table(box=None, pad_edge=False)
     names = ["layer", *(["connector"] if connector else []), *(["head"] if heads else [])]
-    for name in [*names, "ratio", *(["right", "wrong"] if answers else []), "holds", ""]:
-        table.add_column(name, justify="right" if name else "left", overflow="fold")
+    titles = [*names, "ratio", *(["right", "wrong"] if answers else []), "covered", ""]
+    lines = []
     for row in rows:
         layer, through, head = row.candidate
         cells = [str(layer), *([str(through)] if connector else []), *([str(head)] if heads else [])]
@@ -281,8 +275,8 @@ def _table(rows: Sequence[Row], best: Row, answers: bool) -> Table:
         if answers:
             cells += [_interval(row.right, row.right_interval), _interval(row.wrong, row.wrong_interval)]
         cells += [f"{100 * row.covered:.0f} %", "best" if row is best else ""]
-        table.add_row(*map(plain, cells), style="bold green" if row is best else None)
-    return table
+        lines.append(cells)
+    print_table(titles, lines, right=titles[:-1], style=["bold green" if row is best else "" for row in rows])
 
 
 def _interval(value: float, edges: tuple[float, float]) -> str:

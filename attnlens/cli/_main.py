@@ -6,13 +6,11 @@ output is one JSON object. What is heavy is imported inside the commands, so tha
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 import attnlens
@@ -36,7 +34,19 @@ from attnlens.cli._options import (
     loads_a_model,
     named,
 )
-from attnlens.cli._output import finite, numbers, peak_of, plain, print_answer, print_json, print_peaks, quietly, status
+from attnlens.cli._output import (
+    QUIET,
+    finite,
+    numbers,
+    peak_of,
+    plain,
+    print_answer,
+    print_json,
+    print_peaks,
+    print_table,
+    quietly,
+    status,
+)
 from attnlens.cli._reproduce import reproduce
 from attnlens.errors import AttnLensError
 
@@ -44,14 +54,18 @@ if TYPE_CHECKING:
     from attnlens.importance import ImportanceMap
     from attnlens.lens import Lens
 
-WIDE = 240
-"""Columns of a table that no person looks at: a line for each row, to be searched."""
 DEMO_AREA = 0.004
 """Of the demo's sign, relative to the image: too small for the model to read, large enough to be noticed."""
 
 
 class _Commands(TyperGroup):
-    """Turns an AttnLensError into one red message and exit code 2."""
+    """Turns an AttnLensError into one red message and exit code 2; takes --quiet wherever it stands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = args[: args.index("--")] if "--" in args else args
+        if "--quiet" in own:
+            args = ["--quiet", *(one for one in own if one != "--quiet"), *args[len(own) :]]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -64,12 +78,13 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Shows where a multimodal LLM looks in an image, and asks it again with the crop that matters.",
-    epilog='Start with: [bold]attnlens demo[/], then [bold]attnlens ask photo.jpg "What does the sign say?"[/]',
+    epilog='Start with: [bold]attnlens demo[/], then [bold]attnlens ask photo.jpg "What does the sign say?"[/]\n\n'
+    "Exit codes: 0 done; 1 something was found wrong (check, draft, doctor); 2 input that cannot be used; 130 stopped "
+    "with Ctrl-C.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="The ways to look twice: which map, which search, which answer.")
 app.add_typer(adapters_app, name="adapters")
@@ -91,8 +106,13 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Print results and errors alone: no hints, no progress. Anywhere in the line."),
+    ] = False,
 ) -> None:
     """What every command shares."""
+    QUIET.set(quiet)
 
 
 @app.command()
@@ -210,12 +230,12 @@ def list_recipes(as_json: Json = False) -> None:
     if as_json:
         print_json(recipes={name: asdict(one) for name, one in cards.items()})
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("recipe", "signal", "passes", "gradient", "regions", "source"):
-        table.add_column(title, style="bold" if title == "recipe" else "", no_wrap=title == "recipe", overflow="fold")
-    for name, one in cards.items():
-        table.add_row(name, one.signal, one.passes, "yes" if one.gradient else "no", one.regions, one.source)
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    titles = ("recipe", "signal", "passes", "gradient", "regions", "source")
+    rows = [
+        (name, one.signal, one.passes, "yes" if one.gradient else "no", one.regions, one.source)
+        for name, one in cards.items()
+    ]
+    print_table(titles, rows)
 
 
 def _maps(
@@ -232,7 +252,3 @@ def _maps(
     }
     layers = reading.trace(question).layers
     return found, [(f"layer {layer}", maps.relative_attention(reading, question, layer=layer)) for layer in layers]
-
-
-if __name__ == "__main__":
-    app()

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from attnlens.cli._output import plain, status
+from attnlens.cli._output import notes, plain, status
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
@@ -83,6 +82,10 @@ Layer = Annotated[
     typer.Option("--layer", "-l", metavar="N|mean", help="Where to read attention; by default the adapter's."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the file if there is one.")]
 
 
 def loads_a_model(command: Callable[..., None]) -> Callable[..., None]:
@@ -140,7 +143,7 @@ def _value(text: str) -> Any:
 def named(model: str | None) -> str:
     """The model that was asked for; else the default one, with a word on standard error on what it is."""
     if model is None:
-        Console(stderr=True).print(plain(DEFAULT_HINT, style="yellow"), soft_wrap=True)
+        notes().print(plain(DEFAULT_HINT, style="yellow"), soft_wrap=True)
     return model or DEFAULT_MODEL
 
 

@@ -7,12 +7,16 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +25,12 @@ if TYPE_CHECKING:
     from attnlens.recipes import Result
 
 NO_CROP = "none: a flat map, a window as large as the image, or a recipe without a crop"
-SURE = "none: a sure first answer"
+SKIPPED = "none: a sure first answer"
+
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
+"""Whether the command was given --quiet."""
+
+T = TypeVar("T")
 
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, line ends and tabs apart, and halves of surrogate pairs, which no encoding can print."""
@@ -43,9 +52,67 @@ def quietly() -> Iterator[None]:
         yield
 
 
+def notes() -> Console:
+    """Standard error, for what is no result: hints, progress, where a file went. Nothing is seen of it with --quiet."""
+    return Console(stderr=True, quiet=QUIET.get())
+
+
 def status(what: str) -> contextlib.AbstractContextManager[Any]:
     """A spinner on a terminal's standard error; nothing elsewhere."""
-    return Console(stderr=True).status(plain(f"{what} ..."))
+    return notes().status(plain(f"{what} ..."))
+
+
+def progress(items: Iterable[T], what: str) -> Iterator[T]:
+    """`items`, with a bar on a terminal's standard error; nothing elsewhere."""
+    console = notes()
+    yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+def bars(*more: Any) -> Progress:
+    """Bars on standard error for work whose steps are reported, with `more` columns."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, *more, console=notes())
+
+
+def print_fields(fields: Iterable[tuple[str, Text | str]], indent: str = "") -> None:
+    """A line for each label and its value. In a narrow terminal a value goes on below, and no word of it is broken."""
+    console, rows = Console(), [(label, plain(one) if isinstance(one, str) else one) for label, one in fields]
+    widest = len(indent) + max((len(label) for label, _ in rows), default=0) + 2
+    for label, value in rows:
+        first = Text.assemble((f"{indent}{label}".ljust(widest), "dim"))
+        room = max(console.width - widest, 20)
+        if not console.is_terminal or value.cell_len <= room:
+            console.print(first + value, soft_wrap=True)
+            continue
+        lines = textwrap.wrap(value.plain, room, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines):
+            before = first if number == 0 else Text(" " * widest)
+            console.print(before + Text(line, style=value.style), soft_wrap=True)
+
+
+def print_table(
+    titles: Sequence[str], rows: Sequence[Sequence[Text | str]], right: Sequence[str] = (), style: Sequence[str] = ()
+) -> None:
+    """A table, a line for each row; in a terminal too narrow for that, a paragraph for each, where no word is broken.
+
+    `right`: titles of columns of numbers. `style`: of each row.
+    """
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left", no_wrap=True)
+    cells = [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    for number, row in enumerate(cells):
+        first = Text.assemble((row[0].plain, row[0].style or "bold"))
+        table.add_row(first, *row[1:], style=style[number] if style else None)
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    if not console.is_terminal or needed <= console.width:
+        Console(width=max(needed, console.width)).print(table)
+        return
+    for row in cells:
+        console.print(Text(row[0].plain, style="bold"), soft_wrap=True)
+        shown = [(title, cell) for title, cell in zip(titles[1:], row[1:], strict=True) if cell.plain]
+        print_fields(shown, indent="  ")
 
 
 def print_answer(
@@ -59,38 +126,30 @@ def print_answer(
 
     `names`: those of the images; of several, the one that a crop lies in is told.
     """
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("question", plain(result.question))
+    fields: list[tuple[str, Text | str]] = [("question", result.question)]
     if expected is not None:
-        table.add_row("expected", plain(expected))
-    table.add_row("first answer", _judged(result.first_answer, expected))
+        fields.append(("expected", expected))
+    fields.append(("first answer", _judged(result.first_answer, expected)))
     if result.boxes:
-        table.add_row("answer with the crop", _judged(result.answer, expected))
+        fields.append(("answer with the crop", _judged(result.answer, expected)))
     places = [f" in {_told_apart(names, one.image)}" if len(names) > 1 else "" for one in result.regions]
     crops = [box_text(box) + place for box, place in zip(result.boxes, places, strict=True)]
-    table.add_row("crop", plain("; ".join(crops) or (SURE if result.skipped_crop else NO_CROP)))
+    fields.append(("crop", "; ".join(crops) or (SKIPPED if result.skipped_crop else NO_CROP)))
     if true_box is not None:
-        table.add_row("the sign", box_text(true_box))
+        fields.append(("the sign", box_text(true_box)))
     cost = result.cost.as_dict()
     seconds = cost.pop("seconds")
     counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in cost.items())
-    table.add_row("cost", f"{counted}, {seconds:.2f} seconds")
+    fields.append(("cost", f"{counted}, {seconds:.2f} seconds"))
     if picture is not None:
-        table.add_row("picture", plain(str(picture)))
-    Console().print(table)
+        fields.append(("picture", str(picture)))
+    print_fields(fields)
 
 
 def print_peaks(peaks: Mapping[str, list[float] | None], picture: Path) -> None:
     """For every map, the box of its most important cell."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("map", style="bold")
-    table.add_column("brightest cell (x1, y1, x2, y2), in pixels")
-    for name, peak in peaks.items():
-        table.add_row(name, box_text(peak) if peak else "none: the map is flat or not finite")
-    table.add_row("picture", plain(str(picture)))
-    Console().print(table)
+    shown = [(name, box_text(peak) if peak else "none: the map is flat or not finite") for name, peak in peaks.items()]
+    print_table(("map", "brightest cell (x1, y1, x2, y2), in pixels"), [*shown, ("picture", str(picture))])
 
 
 def _told_apart(names: Sequence[str], number: int) -> str:

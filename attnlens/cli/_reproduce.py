@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import TimeRemainingColumn
 
 import attnlens
 from attnlens import _files
 from attnlens.cli._options import loads_a_model
-from attnlens.cli._output import plain, status
+from attnlens.cli._output import bars, plain, status
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of records, report and pictures.")]
 
@@ -92,36 +93,25 @@ def reproduce(
 
 
 def _run(models: list[str], out: Path, plan: Any, jobs: int, options: dict[str, Any]) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from attnlens.evaluate import _reproduce
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
-            whole = bars.add_task("all models", total=None) if len(models) > 1 else None
+        with bars(TimeRemainingColumn()) as shown:
+            whole = shown.add_task("all models", total=None) if len(models) > 1 else None
             labels = {name: plain(_reproduce.label(name)).plain for name in models}
-            tasks = {name: bars.add_task(label, total=None) for name, label in labels.items()}
+            tasks = {name: shown.add_task(label, total=None) for name, label in labels.items()}
 
             def progress(name: str, done: int, total: int) -> None:
-                bars.update(tasks[name], completed=done, total=total)
-                known = [task for task in bars.tasks if task.id != whole]
+                shown.update(tasks[name], completed=done, total=total)
+                known = [task for task in shown.tasks if task.id != whole]
                 if whole is not None and all(task.total is not None for task in known):
                     total = sum(int(task.total or 0) for task in known)
-                    bars.update(whole, completed=sum(int(task.completed) for task in known), total=total)
+                    shown.update(whole, completed=sum(int(task.completed) for task in known), total=total)
 
             _reproduce.run(
                 models, out, plan, version=attnlens.__version__, jobs=jobs, progress=progress, options=options
             )
     except KeyboardInterrupt:
         again = "Stopped. Every answer so far is recorded; the same command goes on from here."
-        console.print(plain(again, style="yellow"), soft_wrap=True)
+        Console(stderr=True).print(plain(again, style="yellow"), soft_wrap=True)
         raise typer.Exit(130) from None

@@ -13,11 +13,12 @@ from attnlens import _torchvision_check
 
 if TYPE_CHECKING:
     from attnlens.conformance._checks import CHECKS, Finding
+    from attnlens.conformance._drafting.draft import Draft, draft
     from attnlens.conformance._report import Report, check_all, check_model, check_tiny
 
-__all__ = ["CHECKS", "Finding", "Report", "check_all", "check_model", "check_tiny"]
+__all__ = ["CHECKS", "Draft", "Finding", "Report", "check_all", "check_model", "check_tiny", "draft"]
 
-_HOMES = {"CHECKS": "_checks", "Finding": "_checks"}
+_HOMES = {"CHECKS": "_checks", "Finding": "_checks", "Draft": "_drafting.draft", "draft": "_drafting.draft"}
 
 
 def __getattr__(name: str) -> Any:

@@ -36,11 +36,20 @@ NEW_TOKENS = 6
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: `passed` is None where it does not apply, and `detail` says the figure or the reason."""
+    """What one check found.
+
+    Example:
+        >>> report = next(attnlens.conformance.check_all(["git"]))
+        >>> report.findings[0].check, report.findings[0].passed
+        ('adapter', False)
+    """
 
     check: str
+    """The check's name, one of `CHECKS`; "adapter" where there is no adapter, "build" where no model could be made."""
     passed: bool | None
+    """Whether it holds; None where it does not apply."""
     detail: str
+    """The figure, or the reason why it does not hold or does not apply."""
 
 
 def findings(lens: Lens, images: Sequence[Image.Image], only: Iterable[str] | None = None) -> Iterator[Finding]:

@@ -25,7 +25,8 @@ from attnlens.conformance._tiny.model import tiny_config, tiny_model
 from attnlens.conformance._tiny.processor import StandInProcessor
 from attnlens.conformance._types import check_asked
 from attnlens.errors import AttnLensError
-from attnlens.lens import Lens, load
+from attnlens.lens import Lens
+from attnlens.lens._loading import load
 
 SIZES = ((173, 97), (91, 160))
 """(width, height) of the two images that the checks look at."""
@@ -36,29 +37,64 @@ class Report:
     """One adapter on one model: what was proved."""
 
     model_type: str
+    """The `model_type` of the model's config."""
     adapter: str
+    """The adapter's name; empty where there is no adapter."""
     grid: str
+    """The kind of the adapter's grid."""
     connector: str
-    """The path of the connector's attention modules, where the adapter names them."""
+    """The path of the connector's attention modules, where the adapter names them; else empty."""
     strategy: str
+    """How questions are read, as `language_model.strategy` of an adapter names it; empty where no model was made."""
     image_processor: str
+    """The class of the image processor, by its name; empty where no model was made."""
     substituted: bool
     """Whether the image processor's code ran on functions that stand in for torchvision's."""
     findings: tuple[Finding, ...]
+    """What each check found, in the order of `CHECKS`; a single one where there is no adapter or no model."""
     seconds: float
+    """How long the checks took, the making of a tiny model included; not the loading of a checkpoint."""
 
     @property
     def passed(self) -> bool:
+        """Whether nothing that was found speaks against the adapter."""
         return all_passed(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, for JSON.
+
+        Returns:
+            Every field by its name, each finding as a dict, and `passed`.
+
+        Example:
+            >>> found = next(attnlens.conformance.check_all(["git"])).as_dict()
+            >>> found["model_type"], found["passed"], found["findings"][0]["check"]
+            ('git', False, 'adapter')
+        """
         return asdict(self) | {"passed": self.passed}
 
 
 def check_tiny(model_type: str, adapter: str | Path | AdapterSpec | None = None) -> Report:
-    """The checks on a tiny random model of that type. Raises AttnLensError where there is no adapter for it.
+    """The checks on a tiny random model of that type.
 
-    A model that cannot be built, or an adapter that does not fit it, is a finding that did not pass.
+    The model has its type's own image processor and a stand-in for the text side. The checks look at two images of
+    different shape. A model that cannot be built, or an adapter that does not fit it, is a finding that did not pass.
+
+    Args:
+        model_type: a transformers config's `model_type`.
+        adapter: a name, the path of a YAML file or an `AdapterSpec`, as `attnlens.adapters.find` takes it; None takes
+            the first adapter that handles the type.
+
+    Returns:
+        What was proved.
+
+    Raises:
+        AttnLensError: where there is no adapter for the type, or none of that name, and where `adapter` is not for the
+            type. The message says so where the type answers no questions about pictures.
+
+    Example:
+        >>> attnlens.conformance.check_tiny("llava").passed
+        True
     """
     try:
         spec = adapters.find(adapter) if adapter is not None else adapters.for_model_type(model_type)
@@ -78,12 +114,26 @@ def check_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Report:
-    """The checks on a checkpoint: a bundled model, a folder or a Hugging Face id, with its own processor.
+    """The checks on a checkpoint, with its own processor.
 
-    Further options are those of `attnlens.load`.
+    Args:
+        name: a bundled model (`pocket/llava`), a folder or a Hugging Face id.
+        adapter: a name, the path of a YAML file or an `AdapterSpec`; None takes the one that `attnlens.load` takes.
+        device: where the model runs, as `attnlens.load` takes it.
+        dtype: the weights' type. It is float32 whatever the checkpoint's own: with less precision two ways to compute
+            the same differ by more than the checks allow.
+        trust_remote_code: as `attnlens.load` takes it: whether code that comes with the checkpoint may run.
+        **options: further options of `attnlens.load`.
 
-    In float32 whatever the checkpoint's own `dtype`: with less precision two ways to compute the same differ by more
-    than the checks allow.
+    Returns:
+        What was proved. A check that fails in any way is a finding that did not pass.
+
+    Raises:
+        AttnLensError: where the model cannot be loaded, as `attnlens.load` says.
+
+    Example:
+        >>> attnlens.conformance.check_model("pocket/llava").passed
+        True
     """
     lens = load(name, adapter=adapter, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **options)
     return _report(lens.adapter, lens.model.config.model_type, lambda: lens)
@@ -94,7 +144,18 @@ def check_all(
 ) -> Iterator[Report]:
     """`check_tiny` of each of `model_types`, in the order they are done, in `jobs` processes.
 
-    A type without an adapter does not pass.
+    Args:
+        model_types: `model_type`s of transformers configs.
+        adapter: the adapter that is checked on all of them, as `check_tiny` takes it; None takes for each type the
+            first that handles it.
+        jobs: how many processes; 1 stays in this one, and keeps the order of `model_types`.
+
+    Returns:
+        A report for each type, as soon as it is done. A type without an adapter does not pass.
+
+    Example:
+        >>> [(one.model_type, one.passed) for one in attnlens.conformance.check_all(["llava", "git"])]
+        [('llava', True), ('git', False)]
     """
     one = partial(_tiny_or_why_not, adapter=adapter)
     if jobs == 1:

@@ -43,6 +43,25 @@ def clip(scorer: Scorer, *, rounds: int = 20, cut: float = 0.1) -> Cropper:
     In each of `rounds` rounds, four crops leave out `cut` of the present one from its left, top, right and bottom side
     (at least a pixel); the one with the best score (the first of equals) is the next to be cut. The best of these is
     the result, the first of equals; the whole image is not in the running. A side of one pixel is cut no more.
+
+    Args:
+        scorer: (crops, question) -> a score for each crop, such as `clip_scorer` makes of a CLIP.
+        rounds: how often a side is cut; the paper's 20.
+        cut: the fraction to leave out, above 0 and below 1; the paper's 0.1.
+
+    Returns:
+        (image, question) -> one region: the smallest square that covers the crop, in whole pixels of the original
+        image.
+
+    Raises:
+        AttnLensError: for numbers of the wrong kind; and, when the cropper is called, for scores that are not one
+            finite number for each crop.
+
+    Example:
+        >>> def reddish(crops, question):
+        ...     return [np.asarray(crop)[..., 0].mean() for crop in crops]
+        >>> clip(reddish, rounds=8)(image, question)[0].box
+        Box()
     """
     if not is_count(rounds):
         raise AttnLensError(f"rounds is {rounds!r}; expected a whole number, at least 1 (paper: 20).")
@@ -69,8 +88,28 @@ def clip(scorer: Scorer, *, rounds: int = 20, cut: float = 0.1) -> Cropper:
 def rank_regions(regions: Proposer, scorer: Scorer, *, count: int = 1, iou: float = 0.3) -> Cropper:
     """The `count` regions that CLIP likes best: of a detector's boxes (YOLO-style) or a segmenter's masks (SAM).
 
-    Ties go to the region that comes first. A square that overlaps a better one by an intersection over union above
-    `iou` is dropped. Boxes are clipped to the image; one that is malformed or wholly outside raises AttnLensError.
+    Args:
+        regions: (image) -> boxes, (x1, y1, x2, y2) in pixels of the RGB image, or `Region`, such as `detector` and
+            `segmenter` make of a model. Boxes are clipped to the image.
+        scorer: (crops, question) -> a score for each crop, such as `clip_scorer` makes of a CLIP. Ties go to the region
+            that comes first.
+        count: how many regions there are at most.
+        iou: a square that overlaps a better one by an intersection over union above this is dropped, 0 (no overlap) to
+            1 (any).
+
+    Returns:
+        (image, question) -> the regions, best first: the smallest square that covers each, in whole pixels of the
+        original image. Without any it is the whole image, score 0, `confident=False`.
+
+    Raises:
+        AttnLensError: for numbers of the wrong kind; and, when the cropper is called, for a box that is malformed or
+            wholly outside the image, and for scores that are not one finite number for each crop.
+
+    Example:
+        >>> def corners(image):
+        ...     return [(0, 0, 100, 60), (300, 300, 400, 400)]
+        >>> rank_regions(corners, lambda crops, question: [crop.width * crop.height for crop in crops])(image, question)
+        [Region(box=Box(x1=300, y1=300, x2=400, y2=400), score=10000.0, confident=True, image=0)]
     """
     check_count("count", count, "boxes")
     if not (is_number(iou) and 0 <= iou <= 1):
@@ -91,15 +130,25 @@ def rank_regions(regions: Proposer, scorer: Scorer, *, count: int = 1, iou: floa
 def external(function: Function) -> Cropper:
     """Any function of an RGB image and a question that gives boxes, best first: a detector of any kind or licence.
 
-    Boxes are (x1, y1, x2, y2) in pixels of the upright image (lists, an array [boxes, 4], or a tensor), as many as it
-    likes, none too. They are clipped to the image; one that is malformed or wholly outside raises AttnLensError. Of
-    boxes with the same square the first is kept, and the score falls from 1 with the place in the list. A function may
-    give `Region` too, as a cropper does: these keep their score, and those that nothing chose are left out.
+    Of boxes with the same square the first is kept, and the score falls from 1 with the place in the list.
 
-        def mine(image, question):
-            return [(10, 20, 200, 120)]
+    Args:
+        function: (image, question) -> boxes, (x1, y1, x2, y2) in pixels of the upright image (lists, an array [boxes,
+            4], or a tensor), as many as it likes, none too; they are clipped to the image. It may give `Region` too, as
+            a cropper does: these keep their score, and those that nothing chose are left out.
 
-        cropper = external(mine)
+    Returns:
+        (image, question) -> a region for each box: the smallest square that covers it, in whole pixels of the original
+        image. Without any it is the whole image, score 0, `confident=False`.
+
+    Raises:
+        AttnLensError: when the cropper is called, for a box that is malformed or wholly outside the image.
+
+    Example:
+        >>> def mine(image, question):
+        ...     return [(10, 20, 200, 120)]
+        >>> external(mine)(image, question)[0].box
+        Box(x1=10, y1=0, x2=200, y2=190)
     """
 
     def cropper(image: ImageSource, question: str) -> list[Region]:

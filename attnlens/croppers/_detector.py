@@ -16,10 +16,27 @@ from attnlens.geometry import Box
 def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, device: Any = None) -> Proposer:
     """(image) -> the boxes of everything detected with a confidence above `threshold`, surest first.
 
-    `model`: an object detection model (`YolosForObjectDetection`, `RTDetrForObjectDetection`, ...) with its image
-    processor, or the folder or Hugging Face id of both; `device`: where to put it, as torch names it (None: where it
-    is). The paper has YOLOv8 with 0.25, whose licence is not ours to hand on. Boxes are whole pixels inside the image;
-    those of less than one are left out. Raises AttnLensError when the model's scores or boxes are NaN.
+    The paper (ViCrop, arXiv 2502.17422) has YOLOv8 with 0.25, whose licence is not ours to hand on.
+
+    Args:
+        model: an object detection model (`YolosForObjectDetection`, `RTDetrForObjectDetection`, ...), or the folder or
+            Hugging Face id of one, such as "hustvl/yolos-tiny".
+        processor: its image processor. None: the one in the model's folder; a model in memory needs it.
+        threshold: the confidence above which something counts as detected, from 0 up to, but not, 1.
+        device: where to put the model, as torch names it. None: where it is.
+
+    Returns:
+        (image) -> boxes in whole pixels of the image, inside it; those of less than one pixel are left out.
+
+    Raises:
+        AttnLensError: for a threshold that is none and a model that cannot be loaded; and, when it is called, for
+            scores or boxes of the model that are NaN or infinite.
+
+    Example:
+        >>> from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
+        >>> tiny = YolosForObjectDetection(YolosConfig(hidden_size=48, num_hidden_layers=1, num_detection_tokens=7))
+        >>> len(detector(tiny, YolosImageProcessorPil(), threshold=0)(image))
+        7
     """
     if not (is_number(threshold) and 0 <= threshold < 1):
         raise AttnLensError(

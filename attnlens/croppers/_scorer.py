@@ -16,10 +16,26 @@ from attnlens.errors import AttnLensError
 def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32, device: Any = None) -> Scorer:
     """(crops, text) -> for each crop its CLIP logit: the cosine of crop and text, times the model's own scale.
 
-    `model`: a `CLIPModel` with its `CLIPProcessor`, or the folder or Hugging Face id of both; `device`: where to put
-    it, as torch names it (None: where it is). Crops are seen `batch` at a time, each as the processor prepares it
-    (CLIP's own cuts out the centre square). Raises AttnLensError for a model that is no CLIP, and for a text that is
-    longer than it reads.
+    Each crop is seen as the processor prepares it (CLIP's own cuts out the centre square).
+
+    Args:
+        model: a `CLIPModel`, or the folder or Hugging Face id of one, such as "openai/clip-vit-base-patch32".
+        processor: its `CLIPProcessor`. None: the one in the model's folder; a model in memory needs it.
+        batch: how many crops are seen at a time.
+        device: where to put the model, as torch names it. None: where it is.
+
+    Returns:
+        A scorer: (crops, text) -> a list of floats, one for each crop, larger where it goes better with the text.
+
+    Raises:
+        AttnLensError: for a model that is no CLIP or cannot be loaded; and, when the scorer is called, for a text that
+            is longer than the model reads.
+
+    Example:
+        >>> scorer = clip_scorer(attnlens.pocket.cropper_path("clip"))
+        >>> here, elsewhere = scorer([image.crop((180, 240, 230, 290)), image.crop((0, 0, 50, 50))], "the pink sign")
+        >>> here > elsewhere
+        True
     """
     check_count("batch", batch, "crops")
     clip, prepare = model_and_processor(model, processor, "AutoModel", "AutoProcessor", device)

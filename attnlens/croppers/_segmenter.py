@@ -34,14 +34,35 @@ def segmenter(
 ) -> Proposer:
     """(image) -> the tight boxes of all good masks, best first.
 
-    SAM is asked at `points` x `points` points, evenly spaced over the image, `batch` at a time; each has three masks.
-    Kept are those that it expects to be right by at least `quality` (an intersection over union) and whose area at a
-    cut one logit higher is at least `stability` of that at one logit lower; of boxes that overlap by more than `iou`,
-    the one of best quality. These are the defaults of SAM's authors; ViCrop's paper says "all masks". Boxes are those
-    of the masks as the decoder gives them, a quarter of the model's canvas each way, so exact to four canvas pixels.
+    SAM is asked at points evenly spaced over the image; each has three masks. Kept are those that it expects to be
+    right and that are stable; of boxes that overlap, the one of best quality. The defaults are those of SAM's authors;
+    ViCrop's paper (arXiv 2502.17422) says "all masks". Boxes are those of the masks as the decoder gives them, a
+    quarter of the model's canvas each way, so exact to four canvas pixels.
 
-    `model`: a `SamModel` with its image processor (or `SamProcessor`), or the folder or Hugging Face id of both;
-    `device`: where to put it, as torch names it (None: where it is). Raises AttnLensError for a model that is no SAM.
+    Args:
+        model: a `SamModel`, or the folder or Hugging Face id of one, such as "facebook/sam-vit-base".
+        processor: its image processor, or the `SamProcessor`. None: the one in the model's folder; a model in memory
+            needs it.
+        points: how many points there are across and down: `points` x `points`.
+        quality: how right a mask is expected to be at least, by SAM itself: an intersection over union.
+        stability: a mask's area at a cut one logit higher is at least this fraction of that at one logit lower.
+        iou: of boxes that overlap by an intersection over union above this, the one of best quality is kept.
+        batch: how many points SAM is asked at at a time.
+        device: where to put the model, as torch names it. None: where it is.
+
+    Returns:
+        (image) -> boxes in whole pixels of the image.
+
+    Raises:
+        AttnLensError: for numbers of the wrong kind, and for a model that is no SAM or cannot be loaded; and, when it
+            is called, for masks or scores that are NaN or infinite.
+
+    Example:
+        >>> from transformers import SamConfig, SamImageProcessorPil, SamModel
+        >>> small = SamConfig({"image_size": 64, "num_hidden_layers": 1}, {"image_size": 64})
+        >>> pictures = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+        >>> segmenter(SamModel(small), pictures, points=2)(image)  # random weights are sure of no mask
+        []
     """
     if not (is_count(points) and is_count(batch)):
         raise AttnLensError(f"points is {points!r} and batch {batch!r}; expected whole numbers, at least 1.")

@@ -37,21 +37,37 @@ _SHOWN = 10  # bad entries in one message; the rest is counted
 
 @dataclass(frozen=True)
 class Example:
-    """One question. `group` is the size bin of its target, `task` the kind of question, where these are known.
-
-    `image_path` is an absolute path, one relative to the working directory, or "scene:SPLIT/BIN/TASK/SEED".
-    """
+    """One question about an image, with its right answers and, where known, the box that the answer is in."""
 
     id: str
+    """Its name, which no other example of a data set has."""
     question: str
+    """What is asked about the image."""
     labels: tuple[str, ...]
+    """All right answers."""
     image_path: str
+    """An absolute path, one relative to the working directory, or "scene:SPLIT/BIN/TASK/SEED" for a pocket scene."""
     box: Box | None = None
+    """(x1, y1, x2, y2), half-open, in pixels of the original image, of what the answer is in; None where unknown."""
     group: str | None = None
+    """The size bin of its target; None where unknown."""
     task: str | None = None
+    """The kind of question; None where unknown."""
 
     def open(self) -> Image.Image:
-        """The image, upright, RGB. Raises AttnLensError where there is none, or where the box lies outside it."""
+        """The image, upright, RGB.
+
+        Returns:
+            The picture in the file, with its EXIF orientation applied, or the scene, which is painted now.
+
+        Raises:
+            AttnLensError: where there is no image, where the box lies outside it, and where the question or the box is
+                not that of the scene.
+
+        Example:
+            >>> attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)[0].open().mode
+            'RGB'
+        """
         scene = self._scene()
         if scene is not None:
             return scene.image
@@ -69,7 +85,19 @@ class Example:
         return image
 
     def size(self) -> tuple[int, int]:
-        """(width, height) of the image, in pixels; a scene is not painted for it."""
+        """The size of the image, in pixels; a scene is not painted for it.
+
+        Returns:
+            Width and height, those of the upright image.
+
+        Raises:
+            AttnLensError: as `open` does.
+
+        Example:
+            >>> example = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)[0]
+            >>> example.size() == example.open().size
+            True
+        """
         scene = self._scene()
         return self.open().size if scene is None else scene.size
 
@@ -98,8 +126,26 @@ class Example:
 def pocket_examples(split: str, bins: Iterable[str], tasks: Iterable[str], count: int) -> list[Example]:
     """The small-detail benchmark: the first `count` scenes of a split for each of those bins and tasks.
 
-    Names are those of `scenes.SPLITS`, `scenes.BINS` and `scenes.TASKS`. Scenes are laid out, about a millisecond each,
-    and painted when they are opened.
+    Scenes are laid out, about a millisecond each, and painted when they are opened.
+
+    Args:
+        split: the stream that the scenes are drawn from, one of `scenes.SPLITS`: `train`, `validation`, `test`,
+            `report` or `again`.
+        bins: sizes of the target, of `scenes.BINS`: `small`, `medium`, `large`, `high`. What is named twice counts
+            once.
+        tasks: kinds of question, of `scenes.TASKS`: `read`, `colour`, `exists`, `larger`, `left`, `describe`. What is
+            named twice counts once.
+        count: how many scenes of each bin and task, 1 to 100,000.
+
+    Returns:
+        The examples, bin by bin, and task by task in each. Their `id` is SPLIT/BIN/TASK/SEED.
+
+    Raises:
+        AttnLensError: for a `count` out of range, and for a name that is none of those.
+
+    Example:
+        >>> attnlens.evaluate.pocket_examples("test", ["small"], ["colour"], count=8)[7].image_path
+        'scene:test/small/colour/7'
     """
     if not 1 <= count <= MOST:
         raise AttnLensError(f"count is {count}; expected at least 1 example of each bin and task, and at most {MOST}.")
@@ -116,7 +162,23 @@ def pocket_examples(split: str, bins: Iterable[str], tasks: Iterable[str], count
 
 
 def with_boxes(examples: Iterable[Example], why: str) -> list[Example]:
-    """Those examples that have a box; `why` completes "... needs boxes". Raises AttnLensError when none has one."""
+    """Those examples that have a box.
+
+    Args:
+        examples: examples with and without a box.
+        why: what the boxes are for; in the error it completes "... needs boxes".
+
+    Returns:
+        The examples with a box, in their order; at least one.
+
+    Raises:
+        AttnLensError: when none has a box.
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read", "describe"], count=2)
+        >>> [example.id for example in attnlens.evaluate.with_boxes(examples, "an attention ratio")]
+        ['test/small/read/0', 'test/small/read/1']
+    """
     examples = list(examples)
     found = [example for example in examples if example.box is not None]
     if not found:
@@ -130,8 +192,29 @@ def with_boxes(examples: Iterable[Example], why: str) -> list[Example]:
 def read(path: str | os.PathLike[str]) -> list[Example]:
     """The examples of a JSON file, with image paths that hold from the working directory.
 
+    The file is a list of objects with `id`, `question`, `labels` (all right answers), `image_path` and `bbox`
+    ([x1, y1, x2, y2], half-open, in pixels of the original image). `bbox`, `group` and `task` may be missing. An
+    `image_path` is relative to the folder of the file. `scene:` and the id of a pocket scene stand for an image that is
+    painted when it is opened.
+
     Also read: a single string as `labels`, numbers as `id` and labels, `bbox` in a list of one, `box` as its name.
-    Other fields are passed over. Raises one AttnLensError that names every bad entry.
+    Other fields are passed over.
+
+    Args:
+        path: the JSON file; a leading `~` is the home folder.
+
+    Returns:
+        The examples, in the order of the file. Images are not opened.
+
+    Raises:
+        AttnLensError: where the file cannot be read or is no list of objects; and one error that names every bad entry
+            (the first ten, and how many more).
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=3)
+        >>> attnlens.evaluate.write("read.json", examples)
+        >>> attnlens.evaluate.read("read.json") == examples
+        True
     """
     source = _files.expanded(path)
     entries = _entries(source)
@@ -158,7 +241,23 @@ def read(path: str | os.PathLike[str]) -> list[Example]:
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[Example]) -> None:
-    """Writes examples as JSON, one a line; images below the folder of the file are named relative to it."""
+    """Writes examples as JSON, one a line; images below the folder of the file are named relative to it.
+
+    The file is replaced whole or not at all. Images are not written: `export` does that.
+
+    Args:
+        path: the JSON file. Its folder is made where it is missing.
+        examples: what is written, in this order.
+
+    Raises:
+        AttnLensError: where the file cannot be written.
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=3)
+        >>> attnlens.evaluate.write("written/signs.json", examples)
+        >>> attnlens.evaluate.read("written/signs.json")[2].id
+        'test/small/read/2'
+    """
     target = _files.writable(path, "The data set")
     lines = [json.dumps(_plain(example, target.parent), ensure_ascii=False) for example in examples]
     try:
@@ -172,6 +271,21 @@ def export(path: str | os.PathLike[str], examples: Iterable[Example]) -> list[Ex
     """Like `write`, with every image as a PNG file in the folder `images` beside the JSON; returns what was written.
 
     For scripts that do not know attnlens. The JSON comes last, so that it never names an image that is not there.
+
+    Args:
+        path: the JSON file. Its folder, and `images` in it, are made where they are missing.
+        examples: what is written, in this order. Each is opened.
+
+    Returns:
+        The examples as the file has them, with the PNG files as their `image_path`.
+
+    Raises:
+        AttnLensError: where a file cannot be written, and where an example cannot be opened.
+
+    Example:
+        >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)
+        >>> [example.image_path for example in attnlens.evaluate.export("exported/signs.json", examples)]
+        ['exported/images/00000-test-small-read-0.png']
     """
     target = _files.writable(path, "The data set")
     folder = _files.writable(target.parent / "images" / "_", "The data set").parent

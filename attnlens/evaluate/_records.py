@@ -40,18 +40,40 @@ _UNCHECKED = ({"settings"}, {"key", "data"})
 
 
 class Records:
-    """Records by key (a tuple of strings), in the order in which they were added. Data is whatever JSON can hold."""
+    """Records by key (a tuple of strings), in the order in which they were added. Data is whatever JSON can hold.
+
+    `key in records` asks whether a record is there, and `len(records)` counts them. Every record is a line of the file,
+    with a checksum, written in one call: a run that is killed leaves at most one torn line, which is cut off when the
+    file is opened again. While it is open, the file is locked against a second run.
+
+    Example:
+        >>> with attnlens.evaluate.Records("out/run.jsonl", {"model": "pocket/llava"}) as records:
+        ...     if ("none", "test/small/read/7") not in records:
+        ...         records.add(("none", "test/small/read/7"), {"answer": "4", "right": True})
+        ...     len(records)
+        1
+    """
 
     def __init__(
         self, path: str | os.PathLike[str], settings: Mapping[str, Any], shape: Shape = lambda key, data: None
     ) -> None:
         """Opens the file, or makes it, and its folder, where it is missing.
 
-        Raises AttnLensError when it cannot be written, is damaged, is in use, or belongs to a run of other settings;
-        and, with the line's number, for a record that does not have the `shape` it should have.
+        Args:
+            path: the file, JSON lines; a leading `~` is the home folder.
+            settings: what the run is made with, plain JSON. It is the first line of the file, and has to be the same
+                where a run is gone on with.
+            shape: (key, data) -> what is wrong with such a record, in words, or None where nothing is. It looks at the
+                records that the file has; by default every record is as it should be.
+
+        Raises:
+            AttnLensError: when the file cannot be written, is damaged, is in use, or belongs to a run of other
+                settings; and, with the line's number, for a record that does not have the `shape` it should have.
         """
         self.path = _files.expanded(path)
+        """The file."""
         self.unchecked = 0
+        """How many of the records in the file had no checksum, as attnlens 0.1.0 wrote them."""
         self._shape = shape
         self._found: dict[Key, Any] = {}
         header = _line({"settings": dict(settings)}, "The settings")
@@ -79,17 +101,52 @@ class Records:
         return len(self._found)
 
     def get(self, key: Key) -> Any | None:
-        """The data of a record; None where there is none."""
+        """The data of a record.
+
+        Args:
+            key: the record's key, a tuple of strings.
+
+        Returns:
+            The data as JSON gives it back: tuples are lists. None where there is no such record.
+
+        Example:
+            >>> with attnlens.evaluate.Records("get.jsonl", {"model": "pocket/llava"}) as records:
+            ...     records.add(("none", "7"), {"answer": "4", "box": (1, 2, 3, 4)})
+            ...     records.get(("none", "7"))
+            {'answer': '4', 'box': [1, 2, 3, 4]}
+        """
         return self._found.get(key)
 
     def all(self) -> dict[Key, Any]:
-        """Every record, by key, in the order of the file. Data is as JSON gives it back: tuples are lists."""
+        """Every record, by key, in the order of the file.
+
+        Returns:
+            A dict of its own. Data is as JSON gives it back: tuples are lists.
+
+        Example:
+            >>> with attnlens.evaluate.Records("all.jsonl", {"model": "pocket/llava"}) as records:
+            ...     records.add(("none", "7"), {"answer": "4"})
+            ...     records.all()
+            {('none', '7'): {'answer': '4'}}
+        """
         return dict(self._found)
 
     def add(self, key: Key, data: Any) -> None:
-        """Appends a record to the file, in one write. Raises AttnLensError when the key is there, or for a full disk.
+        """Appends a record to the file, in one write.
 
-        `data` must be plain JSON: finite numbers, no numpy scalars.
+        Args:
+            key: a tuple of strings that no record has yet.
+            data: plain JSON: finite numbers, no numpy scalars.
+
+        Raises:
+            AttnLensError: when the key is there or is no tuple of strings, when the data is no plain JSON, and when the
+                file cannot be written, as on a full disk.
+
+        Example:
+            >>> with attnlens.evaluate.Records("add.jsonl", {"model": "pocket/llava"}) as records:
+            ...     records.add(("none", "7"), {"answer": "4", "right": True})
+            ...     ("none", "7") in records
+            True
         """
         if not isinstance(key, tuple) or not all(isinstance(part, str) for part in key):
             raise AttnLensError(f"The key of a record is {key!r}; expected a tuple of strings.")
@@ -100,7 +157,14 @@ class Records:
         self._found[key] = json.loads(line)["data"]
 
     def close(self) -> None:
-        """Closes and unlocks the file."""
+        """Closes and unlocks the file.
+
+        `with` does it by itself.
+
+        Example:
+            >>> records = attnlens.evaluate.Records("close.jsonl", {"model": "pocket/llava"})
+            >>> records.close()
+        """
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -29,12 +29,21 @@ FRESH = 300
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `count` values and its interval, in the unit of the values."""
+    """A mean of `count` values and its interval, in the unit of the values.
+
+    Example:
+        >>> attnlens.evaluate.bootstrap([True, True, False, True]).points
+        Interval(mean=75.0, low=25.0, high=100.0, count=4)
+    """
 
     mean: float
+    """The mean of the values."""
     low: float
+    """The lower end of the 95 % interval."""
     high: float
+    """The upper end of the 95 % interval."""
     count: int
+    """How many values."""
 
     @property
     def points(self) -> Interval:
@@ -53,7 +62,24 @@ def normalised(text: str) -> str:
 
 
 def is_correct(answer: str, labels: Iterable[str]) -> bool:
-    """Whether `answer` is one of `labels`, both normalised. An empty answer never is."""
+    """Whether `answer` is one of `labels`, both normalised.
+
+    As in VQA evaluation: case, spaces, articles, quotes around it and trailing punctuation do not count. What consists
+    of nothing else ("A", "?") keeps it: the letter of an option is an answer. This is stricter than the substring test
+    that ViCrop's release uses for some data sets, and it does not weigh the labels by how many annotators gave them, as
+    the VQA score does.
+
+    Args:
+        answer: what the model said.
+        labels: all right answers.
+
+    Returns:
+        True for a right answer; an empty one never is.
+
+    Example:
+        >>> attnlens.evaluate.is_correct("The red one.", ["red one"])
+        True
+    """
     given = normalised(answer)
     return bool(given) and given in {normalised(label) for label in labels}
 
@@ -61,8 +87,21 @@ def is_correct(answer: str, labels: Iterable[str]) -> bool:
 def bootstrap(values: Sequence[float] | npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Mean of `values` (numbers or booleans, one a question) with its 95 % percentile bootstrap interval.
 
-    Values that are all equal, and a single one, give an interval of no width: read it together with `count`.
-    Raises AttnLensError when there is no value, or one that is not finite.
+    Args:
+        values: numbers or booleans, one for each question, such as whether its answer is right.
+        resamples: how many times the questions are drawn again, with replacement.
+        seed: what the random numbers start from: the same values give the same interval.
+
+    Returns:
+        The mean and its interval, in the unit of `values`. Values that are all equal, and a single one, give an
+            interval of no width: read it together with `count`.
+
+    Raises:
+        AttnLensError: when there is no value, or one that is not finite.
+
+    Example:
+        >>> attnlens.evaluate.bootstrap([1, 1, 0, 1])
+        Interval(mean=0.75, low=0.25, high=1.0, count=4)
     """
     array = _checked(values)
     rng = np.random.default_rng(seed)
@@ -85,7 +124,22 @@ def difference(
 ) -> Interval:
     """Mean of a - b over the same questions in the same order, with its paired bootstrap interval.
 
-    `difference(...).points` are percentage points. Raises AttnLensError when the two differ in length.
+    Args:
+        a: numbers or booleans, one for each question.
+        b: what is taken from them, of the same questions in the same order.
+        resamples: how many times the questions are drawn again, with replacement.
+        seed: what the random numbers start from: the same values give the same interval.
+
+    Returns:
+        The mean difference and its 95 % interval, in the unit of the values. `points` of it are percentage points where
+            the values are right (1) and wrong (0).
+
+    Raises:
+        AttnLensError: when the two differ in length, when there is no value, or one that is not finite.
+
+    Example:
+        >>> attnlens.evaluate.difference([1, 1, 1, 0], [1, 0, 0, 0]).points
+        Interval(mean=50.0, low=0.0, high=100.0, count=4)
     """
     first, second = _checked(a), _checked(b)
     if len(first) != len(second):

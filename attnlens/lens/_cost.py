@@ -11,24 +11,45 @@ from dataclasses import asdict, dataclass, fields
 
 @dataclass(frozen=True)
 class Cost:
-    """Work done by the model, and by others that chose its crop.
+    """Work done by the model, and by others that chose its crop. Costs are added and subtracted.
 
-    `prefills`: passes over image tokens (a crop appended to an image already read counts as one, over the crop
-    alone). `forwards`: passes over prompt tokens, prefills included; the passes that generate the answer's tokens
-    are not counted, since every method makes them. `backwards`: gradient passes. `image_tokens`: image tokens
-    prefilled, all passes together. `external`: pictures that other models have looked at, one for each crop that CLIP
-    scores and one for each image that a detector or a segmenter takes in, whatever it is asked about it afterwards.
-    `seconds`: wall-clock, those of other models too.
+    Example:
+        >>> reading = lens.read(image)
+        >>> first, second = reading.answer(question).cost, reading.answer("What colour is the sign?").cost
+        >>> first.image_tokens, second.image_tokens, (first + second).forwards
+        (100, 0, 2)
     """
 
     prefills: int = 0
+    """Passes over image tokens; a crop appended to an image already read counts as one, over the crop alone."""
     forwards: int = 0
+    """Passes over prompt tokens, prefills included.
+
+    The passes that generate the answer's tokens are not counted, since every method makes them.
+    """
     backwards: int = 0
+    """Gradient passes."""
     image_tokens: int = 0
+    """Image tokens prefilled, all passes together."""
     external: int = 0
+    """Pictures that other models have looked at.
+
+    One for each crop that CLIP scores, and one for each image that a detector or a segmenter takes in, whatever it is
+    asked about it afterwards.
+    """
     seconds: float = 0.0
+    """Wall-clock, that of other models too."""
 
     def as_dict(self) -> dict[str, int | float]:
+        """The counts by their names, as JSON takes them.
+
+        Returns:
+            A dict with one entry for each field.
+
+        Example:
+            >>> attnlens.lens.Cost(prefills=1, forwards=2, image_tokens=100).as_dict()
+            {'prefills': 1, 'forwards': 2, 'backwards': 0, 'image_tokens': 100, 'external': 0, 'seconds': 0.0}
+        """
         return asdict(self)
 
     def __add__(self, other: Cost) -> Cost:

@@ -23,6 +23,11 @@ class Lens:
     """What `attnlens.load` returns: `read` an image with it, then ask.
 
     `copy.deepcopy` makes a lens of its own, with a copy of the model. A lens is not pickled: load it where it is used.
+
+    Example:
+        >>> reading = lens.read(image)
+        >>> reading.answer(question).text
+        '2'
     """
 
     def __init__(self, model: Any, processor: Any, adapter: AdapterSpec) -> None:
@@ -86,41 +91,114 @@ class Lens:
         )
 
     def read(self, image: Any) -> Reading:
-        """Read one image, or a list of them: each a path, a PIL image or an array. Raises `AttnLensError`."""
+        """Read one image, or a list of them, to be asked about again and again.
+
+        Args:
+            image: one image, or a list or tuple of them, each a path, a PIL image or an array [height, width] or
+                [height, width, 1 | 3 | 4].
+
+        Returns:
+            The `Reading` of the images, in their order.
+
+        Raises:
+            AttnLensError: for an empty list, and for an image that cannot be opened or that the model cannot take.
+
+        Example:
+            >>> lens.read(image).image.size
+            (400, 400)
+            >>> len(lens.read([image, image.crop((0, 0, 100, 100))]).images)
+            2
+        """
         images = list(image) if isinstance(image, list | tuple) else [image]
         if not images:
             raise AttnLensError("There is no image to read: the list is empty. Give at least one.")
         return Reading(self._host, [PreparedImage(open_image(one)) for one in images])
 
     def next_tokens(self, images: Sequence[Any], question: str, batch: int = 8) -> Array:
-        """log p of every token as the answer's first, to `question` about each of `images` alone.
+        """log p of every token as the answer's first, to a question about each of many images alone.
 
-        float32 [images, vocabulary]. Images of the same size go through the model together, `batch` at a time; each
-        counts as a pass. Nothing is kept: `read` one that has more questions to answer.
+        Nothing is kept: `read` an image that has more questions to answer.
+
+        Args:
+            images: the images, each a path, a PIL image or an array.
+            question: what is asked about each.
+            batch: how many images of the same size go through the model together, at most; each counts as a pass.
+
+        Returns:
+            float32 [images, vocabulary].
+
+        Raises:
+            AttnLensError: for no image, one that cannot be opened, a question without text, and a `batch` that is no
+                whole number of at least 1.
+
+        Example:
+            >>> log_probs = lens.next_tokens([image, image.crop(scene.box)], question)
+            >>> [lens.tokenizer.decode(row.argmax()) for row in log_probs]
+            ['2', '6']
         """
         return next_tokens(self._host, [open_image(one) for one in images], question, batch)
 
     def generate_text(self, text: str, max_new_tokens: int = 64) -> str:
-        """The model's greedy reply to `text` alone, without any image, in at most `max_new_tokens` tokens.
+        """The model's greedy reply to a text alone, without any image.
 
         The prompt is that of a question without its images: the processor's chat template, or the adapter's literal
         one, as the tokenizer reads it; what a processor writes around an image and its text (PaliGemma's newline) is
         not in it. Where a connector stands between the image and an inner language model (InstructBLIP), that one
-        replies. It counts as one forward pass. Raises AttnLensError for a text that is empty, that holds an image token
-        or is longer than the model's context, and for a model that cannot do without an image (Idefics).
+        replies. It counts as one forward pass.
+
+        Args:
+            text: what the model replies to.
+            max_new_tokens: how many tokens the reply has at most.
+
+        Returns:
+            The reply, without special tokens and outer spaces.
+
+        Raises:
+            AttnLensError: for a text that is empty, that holds an image token or is longer than the model's context,
+                and for a model that cannot do without an image (Idefics).
+
+        Example:
+            >>> lens.generate_text("Name a colour.")
+            'blue'
         """
         return generate_text(self._host, text, max_new_tokens)
 
     def layer_index(self, layer: int | str | None = None) -> int | None:
-        """The index into `layers`, and `Trace.layers`, to read attention from; None stands for the mean of all.
+        """The index into `layers`, and `Trace.layers`, to read attention from.
 
-        `layer`: a layer's number, "mean", or None for the adapter's default (scaled to this model's depth). Raises
-        AttnLensError for a layer without attention to see.
+        Args:
+            layer: a layer's number, "mean" for all of them, or None for the adapter's default (scaled to this model's
+                depth).
+
+        Returns:
+            The index; None stands for the mean of all.
+
+        Raises:
+            AttnLensError: for a layer without attention to see.
+
+        Example:
+            >>> lens.layer_index(2), lens.layer_index("mean")
+            (2, None)
         """
         return self._host.layer_index(layer)
 
     def connector_layer_index(self, layer: int | str | None = None) -> int | None:
-        """The same for the connector: the index into `connector_layers`; None stands for the mean of all."""
+        """The index into `connector_layers` to read the connector's attention from.
+
+        Args:
+            layer: the number of one of the connector's attention layers, "mean" for all of them, or None for the
+                adapter's default (the last, where this model's connector has fewer).
+
+        Returns:
+            The index; None stands for the mean of all.
+
+        Raises:
+            AttnLensError: for a layer without attention to see.
+
+        Example:
+            >>> attnlens.load("pocket/instructblip").connector_layer_index(0)
+            0
+        """
         return self._host.connector_layer_index(layer)
 
     @property

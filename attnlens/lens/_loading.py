@@ -16,7 +16,7 @@ from attnlens.errors import AttnLensError, sentence
 from attnlens.lens._checkpoint import finetuned
 from attnlens.lens._checkpoint.folder import check_config, check_files, load_weights
 from attnlens.lens._checkpoint.objects import check_model, check_processor, unwrapped
-from attnlens.lens._inputs.processors import load_processor
+from attnlens.lens._checkpoint.processors import load_processor
 from attnlens.lens._lens import Lens
 from attnlens.lens._model.broken import check_runs
 
@@ -39,25 +39,44 @@ def load(
     allow_missing_weights: bool = False,
     **options: Any,
 ) -> Lens:
-    """Load a model to look into.
+    """Load a model to look into, by its name, from a folder or the Hugging Face hub, or one in memory.
 
-    Either `name`: a bundled model ("pocket/llava"), a folder, or a Hugging Face id, of a model or of an adapter of
-    peft's (LoRA), whose base model is then loaded, too; or `model` and `processor`, both in memory: a transformers
-    model, also inside a PeftModel, DataParallel, torch.compile or NNsight. `adapter`: a name, a path to a YAML file or
-    an `AdapterSpec`; by default the model folder's own `attnlens.yaml`, or what a model that was saved keeps of it in
-    its config, else the one for its model type. `dtype`: "float32", "bfloat16", ...; by default the checkpoint's own
-    (the bundled models: float32).
+    Give either `name`, or `model` and `processor`. Nothing is downloaded under HF_HUB_OFFLINE=1. Versions of
+    transformers and others that were not tested are told once, in one line of the log; those that give wrong maps are
+    refused.
 
-    A checkpoint that lacks weights of the model is refused by their names, unless `allow_missing_weights`. All other
-    options are those of transformers' `from_pretrained`: device_map, quantization_config, attn_implementation, ...;
-    revision, token, cache_dir and others of the hub's go to config, processor and weights alike.
+    Args:
+        name: a bundled model ("pocket/llava"), a folder, or a Hugging Face id, of a model or of an adapter of peft's
+            (LoRA), whose base model is then loaded, too. None where `model` is given.
+        model: a transformers model in memory, also inside a PeftModel, DataParallel, torch.compile or NNsight. None
+            where `name` is given.
+        processor: the processor of `model`; with a `name`, one to use in place of its own. None loads the one of
+            `name`.
+        adapter: a name, a path to a YAML file or an `AdapterSpec`. None takes the model folder's own `attnlens.yaml`,
+            or what a model that was saved keeps of it in its config, else the adapter for its model type.
+        device: where to put the model, such as "cpu" or "cuda"; not together with `device_map`. None leaves it where it
+            is.
+        dtype: "float32", "bfloat16", ..., or a torch.dtype. None takes the checkpoint's own (of the bundled models:
+            float32), and leaves a model in memory as it is.
+        trust_remote_code: whether code that comes with the model's files may run, as transformers has it; of no effect
+            on a model in memory.
+        allow_missing_weights: whether a checkpoint may lack weights of the model. Otherwise it is refused by their
+            names.
+        **options: all others of transformers' `from_pretrained`, with a `name` only: device_map, quantization_config,
+            attn_implementation, ... Those of the hub (revision, token, cache_dir and others) go to config, processor
+            and weights alike.
 
-    Nothing is downloaded under HF_HUB_OFFLINE=1. Versions of transformers and others that were not tested are told
-    once, in one line of the log; those that give wrong maps are refused. Raises `AttnLensError`.
+    Returns:
+        A `Lens` on the model.
 
-        lens = attnlens.load("pocket/llava")
-        reading = lens.read("photo.jpg")
-        lens = attnlens.load("Qwen/Qwen2.5-VL-7B-Instruct", device_map="auto", revision="main")
+    Raises:
+        AttnLensError: for a model that cannot be loaded or lacks weights, one whose family no adapter is for, arguments
+            that do not go together, and versions that give wrong maps.
+
+    Example:
+        >>> lens = attnlens.load("pocket/llava")
+        >>> reading = lens.read(image)
+        >>> lens = attnlens.load("Qwen/Qwen2.5-VL-7B-Instruct", device_map="auto", revision="main")  # doctest: +SKIP
     """
     _versions.announce()
     if (name is None) == (model is None):

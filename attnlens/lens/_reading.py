@@ -51,18 +51,35 @@ Sinks = Literal["keep", "mask"]
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer: text, token ids (the end token included), summed log-probability, and what it cost."""
+    """A greedy answer, and what it cost.
+
+    Example:
+        >>> answer = reading.answer(question)
+        >>> answer.text, round(answer.log_prob, 1)
+        ('2', -0.6)
+    """
 
     text: str
+    """The answer without special tokens and outer spaces."""
     tokens: tuple[int, ...]
+    """Its token ids, the end token included."""
     log_prob: float
+    """Summed log-probability of `tokens`."""
     cost: Cost
+    """The work that this answer took; what was read before does not count again."""
 
 
 class Reading:
     """What `lens.read` returns. It never changes what the model answers: greedy text equals `model.generate`.
 
-    `copy.deepcopy` makes one on a lens of its own, which reads the images anew. A reading is not pickled.
+    The images' tokens are prefilled once, together with the first question, and their KV cache is kept: a further
+    question is a short tail on it, where the images are read before the question. `copy.deepcopy` makes a reading on a
+    lens of its own, which reads the images anew. A reading is not pickled.
+
+    Example:
+        >>> reading = lens.read(image)
+        >>> reading.answer(question).text, reading.zoom(scene.box).answer(question).text
+        ('2', '6')
     """
 
     def __init__(self, host: Host, images: Sequence[PreparedImage], before: PrefixCache | None = None) -> None:
@@ -128,7 +145,25 @@ class Reading:
 
     @exclusively
     def trace(self, question: str, gradients: bool = False) -> Trace:
-        """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free."""
+        """Attention, and gradients if wanted, of the last prompt token. Kept: asking twice is free.
+
+        Args:
+            question: what is asked about the images.
+            gradients: whether the trace holds d log p(top_token) / d attention, too.
+
+        Returns:
+            The `Trace` of all images, layers and heads.
+
+        Raises:
+            AttnLensError: for a question that cannot be asked or is too long with the images, and for attention or
+                gradients that are not finite.
+
+        Example:
+            >>> reading.trace(question).attention.shape
+            (4, 4, 100)
+            >>> reading.trace(question, gradients=True).attention_gradient.shape
+            (4, 4, 100)
+        """
         known = self._traces.get(checked_question(question))
         if known is None or (gradients and known.attention_gradient is None):
             known = self._traced(*self._prefix.captured(question, gradients))
@@ -137,7 +172,23 @@ class Reading:
 
     @exclusively
     def answer(self, question: str, max_new_tokens: int = 20) -> Answer:
-        """The model's greedy answer to `question`, in at most `max_new_tokens` tokens."""
+        """The model's greedy answer to a question about the images.
+
+        Args:
+            question: what is asked about the images.
+            max_new_tokens: how many tokens the answer has at most.
+
+        Returns:
+            The `Answer`, the text that `model.generate` gives.
+
+        Raises:
+            AttnLensError: for a question that cannot be asked or is too long with the images and the answer, and for a
+                `max_new_tokens` that is no whole number of at least 1.
+
+        Example:
+            >>> reading.answer(question).text
+            '2'
+        """
         host = self._host
         check_new_tokens(max_new_tokens)
         with host.meter.measure() as stretch:
@@ -156,17 +207,44 @@ class Reading:
 
     @exclusively
     def next_token(self, question: str) -> Array:
-        """log p of every token as the answer's first: float32 [vocabulary]. No attention is looked at."""
+        """log p of every token as the answer's first. No attention is looked at.
+
+        Args:
+            question: what is asked about the images.
+
+        Returns:
+            float32 [vocabulary].
+
+        Raises:
+            AttnLensError: for a question that cannot be asked or is too long with the images.
+
+        Example:
+            >>> log_probs = reading.next_token(question)
+            >>> log_probs.shape, lens.tokenizer.decode(log_probs.argmax())
+            ((721,), '2')
+        """
         return array(self._prefix.log_probs(question))
 
     @exclusively
     def value_similarity(self, question: str, words: str | Sequence[int]) -> ValueSimilarity:
-        """How like the cached values of `words` are to those of every token of the prompt.
-
-        `words`: a part of `question`, or positions in its prompt. Raises AttnLensError for words that it does not hold
-        or that the tokenizer has no token for, and for a model that leaves no cache.
+        """How like the cached values of some words are to those of every token of the prompt.
 
         The cache is that of the question's tail on the images already read: no pass is added to what an answer needs.
+
+        Args:
+            question: what is asked about the images.
+            words: a part of `question`, or positions in its prompt.
+
+        Returns:
+            The `ValueSimilarity` of all images, layer by layer.
+
+        Raises:
+            AttnLensError: for words that the question does not hold or that the tokenizer has no token for, and for a
+                model that leaves no cache.
+
+        Example:
+            >>> reading.value_similarity(question, "pink").cosines.shape
+            (4, 1, 113)
         """
         host, asked = self._host, self._prefix.of(question)
         if asked.cache is None:
@@ -177,11 +255,25 @@ class Reading:
 
     @exclusively
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
-        """Attention to the images from each token of `words`: a part of `question`, or positions in its prompt.
+        """Attention to the images from each token of some words of a question.
 
         Exact, with only those rows computed in the open: in one short pass on the images' cache, or in one over the
-        whole prompt where the images cannot be read before the question. Raises AttnLensError for words that do not
-        look at the images.
+        whole prompt where the images cannot be read before the question.
+
+        Args:
+            question: what is asked about the images.
+            words: a part of `question`, or positions in its prompt.
+
+        Returns:
+            The `WordAttention`, one row for each token of `words`.
+
+        Raises:
+            AttnLensError: for words that the question does not hold, or that do not look at the images, such as those
+                before them in the prompt, or all of them in an encoder-decoder.
+
+        Example:
+            >>> reading.word_attention(question, "pink sign").attention.shape
+            (4, 4, 2, 100)
         """
         host, prompt = self._host, self._prompt(question)
         structure, at = host.structure, looking(prompt, host.structure, host.tokenizer, words)
@@ -205,12 +297,27 @@ class Reading:
 
     @exclusively
     def answer_attention(self, question: str, answer: str) -> WordAttention:
-        """Attention to the images when each token of a given `answer` is to come: `words` are the answer's tokens.
+        """Attention to the images when each token of a given answer is to come.
 
         Exact, and of the very passes that would generate this answer: the row of a token is that of the token before
         it, from which it is predicted; the first one's is that of the prompt's last token, as in `trace`. One short
-        pass on the cache for each. Raises AttnLensError for an answer without text or longer than the context, and for
-        a model that leaves no cache to go on from.
+        pass on the cache for each.
+
+        Args:
+            question: what is asked about the images.
+            answer: some text that the model might say; it need not be what it does say.
+
+        Returns:
+            The `WordAttention`, whose `words` are the answer's tokens, at their positions behind the prompt.
+
+        Raises:
+            AttnLensError: for an answer without text or longer than the context, and for a model that leaves no cache
+                to go on from.
+
+        Example:
+            >>> seen = reading.answer_attention(question, "6")
+            >>> seen.attention.shape, reading.trace(question).input_ids.shape, seen.words
+            ((4, 4, 1, 100), (114,), (114,))
         """
         host, asked = self._host, self._prefix.of(question)
         tokens = self._answer_tokens(answer)
@@ -253,7 +360,29 @@ class Reading:
         gradients: bool = False,
         sinks: Sinks = "keep",
     ) -> ImageTrace:
-        """What one image has of the question's trace, at one layer or at all ("mean"): all that a map is made of."""
+        """What one image has of the question's trace: all that a map is made of.
+
+        Args:
+            question: what is asked about the images.
+            image: the number of the image, counted from 0.
+            layer: a layer's number, "mean" for all of them, or None for the adapter's default (scaled to this model's
+                depth).
+            connector_layer: the same for the connector, where it has attention.
+            gradients: whether the gradients of attention come with it.
+            sinks: "mask" marks the image's attention sinks, as `Reading.sinks` tells them; "keep" marks none.
+
+        Returns:
+            Arrays with the axes of those of `Trace`, with the one layer chosen or with all for "mean", and with this
+                image's tokens alone; and the image's layout.
+
+        Raises:
+            AttnLensError: for an unknown image, layer or value of `sinks`, and as `trace` and `sinks`.
+
+        Example:
+            >>> one = reading.image_trace(question, layer=2)
+            >>> one.attention.shape, one.layers, one.grid.shape
+            ((1, 4, 100), (2,), (10, 10))
+        """
         seen = self.trace(question, gradients)
         return self._of_image(seen, question, image, layer, connector_layer, sinks)
 
@@ -267,7 +396,27 @@ class Reading:
         connector_layer: LayerChoice = None,
         sinks: Sinks = "keep",
     ) -> ImageTrace:
-        """The same of `word_attention`."""
+        """What one image has of the attention from some words of the question: all that a map is made of.
+
+        Args:
+            question: what is asked about the images.
+            words: a part of `question`, or positions in its prompt.
+            image: the number of the image, counted from 0.
+            layer: a layer's number, "mean" for all of them, or None for the adapter's default (scaled to this model's
+                depth).
+            connector_layer: the same for the connector, where it has attention.
+            sinks: "mask" marks the image's attention sinks, as `Reading.sinks` tells them; "keep" marks none.
+
+        Returns:
+            As `image_trace`, with an axis of words in `attention`, and without gradients.
+
+        Raises:
+            AttnLensError: for an unknown image, layer or value of `sinks`, and as `word_attention` and `sinks`.
+
+        Example:
+            >>> reading.image_word_attention(question, "pink sign", layer=2).attention.shape
+            (1, 4, 2, 100)
+        """
         seen = self.word_attention(question, words)
         return self._of_image(seen, question, image, layer, connector_layer, sinks)
 
@@ -287,10 +436,25 @@ class Reading:
         return image_trace(seen, image, self._host.layer_index(layer), connector, marks)
 
     def token_positions(self, question: str, words: str | None = None, *, unlike: str = REMOVED) -> tuple[int, ...]:
-        """Where tokens stand in the question's prompt: those that spell `words`, a part of it behind the images.
+        """Where tokens stand in the question's prompt: those of some words, or those of the whole question.
 
-        Without `words` those from the first to the last in which it differs from the prompt of `unlike`, which is next
-        to nothing: the question's own. Raises AttnLensError for words that do not stand there, or cannot be read.
+        Args:
+            question: what is asked about the images.
+            words: a part of the prompt behind the images, whose tokens are wanted. None stands for the question's own:
+                those from the first to the last in which its prompt differs from the prompt of `unlike`.
+            unlike: the other question, where `words` is None; by default next to nothing.
+
+        Returns:
+            Positions in the prompt, counted from 0.
+
+        Raises:
+            AttnLensError: for words that do not stand there, or cannot be read.
+
+        Example:
+            >>> reading.token_positions(question, "pink sign")
+            (109, 110)
+            >>> reading.token_positions(question)
+            (104, 105, 106, 107, 108, 109, 110, 111)
         """
         prompt = self._prompt(question)
         if words is not None:
@@ -298,39 +462,137 @@ class Reading:
         return differing_tokens(prompt, self._prompt(unlike))
 
     def read_alone(self, *images: Image.Image) -> Reading:
-        """A reading of other RGB images, on the same model, such as crops of these."""
+        """A reading of other images, on the same model, such as crops of these.
+
+        Args:
+            *images: RGB images, at least one.
+
+        Returns:
+            A reading of those images alone.
+
+        Example:
+            >>> reading.read_alone(image.crop(scene.box)).answer(question).text
+            '6'
+        """
         return Reading(self._host, [PreparedImage(image) for image in images])
 
     def next_tokens(self, images: Sequence[Image.Image], question: str, batch: int = 8) -> Array:
-        """As `Lens.next_tokens`, for RGB images, such as crops of those read."""
+        """As `Lens.next_tokens`, for RGB images, such as crops of those read.
+
+        Args:
+            images: RGB images, each of which is asked about alone.
+            question: what is asked about each.
+            batch: how many images of the same size go through the model together, at most; each counts as a pass.
+
+        Returns:
+            float32 [images, vocabulary], log p of every token as the answer's first.
+
+        Raises:
+            AttnLensError: as `Lens.next_tokens`.
+
+        Example:
+            >>> reading.next_tokens([image.crop((0, 0, 200, 200)), image.crop((200, 200, 400, 400))], question).shape
+            (2, 721)
+        """
         return next_tokens(self._host, images, question, batch)
 
     def generate_text(self, text: str, max_new_tokens: int = 64) -> str:
-        """As `Lens.generate_text`: what the model says without an image."""
+        """As `Lens.generate_text`: what the model says without an image.
+
+        Args:
+            text: what the model replies to.
+            max_new_tokens: how many tokens the reply has at most.
+
+        Returns:
+            The reply, without special tokens and outer spaces.
+
+        Raises:
+            AttnLensError: as `Lens.generate_text`.
+
+        Example:
+            >>> reading.generate_text("Name a colour.")
+            'blue'
+        """
         return generate_text(self._host, text, max_new_tokens)
 
     def zoom(self, box: Sequence[float], image: int = 0) -> Reading:
-        """A reading of these images and, after them, the crop `box` of one of them: only the crop is new work.
+        """A reading of these images and, after them, a crop of one of them: only the crop is new work.
 
-        `box`: (x1, y1, x2, y2) in pixels of the image of that number.
+        Args:
+            box: (x1, y1, x2, y2) in pixels of the image of that number; clipped to it, and rounded to whole pixels.
+            image: the number of the image, counted from 0.
+
+        Returns:
+            The new reading, whose last image is the crop. This one stays as it is.
+
+        Raises:
+            AttnLensError: for a box that is none or lies outside the image, and for an unknown image.
+
+        Example:
+            >>> reading.answer(question).text
+            '2'
+            >>> closer = reading.zoom(scene.box).answer(question)
+            >>> closer.text, closer.cost.image_tokens
+            ('6', 100)
         """
         whole = self.image_at(image)
         return self.with_image(crop(whole, Box.from_any(box, whole.size)))
 
     def with_image(self, image: Image.Image) -> Reading:
-        """A reading of these images and, after them, an RGB `image`: only that is new work."""
+        """A reading of these images and, after them, another: only that is new work.
+
+        Args:
+            image: an RGB image.
+
+        Returns:
+            The new reading, whose last image is that one. This one stays as it is.
+
+        Example:
+            >>> reading.with_image(image.rotate(90)).grids[1].shape
+            (10, 10)
+        """
         return Reading(self._host, (*self._prepared, PreparedImage(image)), before=self._prefix)
 
     def image_at(self, number: int) -> Image.Image:
-        """The image of that number, counted from 0. Raises `AttnLensError` where there is none."""
+        """The image of a number.
+
+        Args:
+            number: which of the images read, counted from 0.
+
+        Returns:
+            The RGB image, upright.
+
+        Raises:
+            AttnLensError: where there is no image of that number.
+
+        Example:
+            >>> reading.zoom((0, 0, 120, 80)).image_at(1).size
+            (120, 80)
+        """
         return pick_image(self._prepared, number).image
 
     @exclusively
     def embedding_gradient(self, question: str) -> tuple[Array, ...]:
-        """|dH / d(visual embedding)| of every token of each image: float32 [image_tokens]; see `lens._capture.hidden_states`.
+        """|dH / d(visual embedding)| of every token of each image.
 
-        H is the entropy, in nats, of the answer's first token. With cross-attention to the image, the tokens are its
-        keys. One forward and one backward pass of the whole prompt; the vision tower has no graph.
+        H is the entropy, in nats, of the answer's first token (arXiv 2604.08456). The embedding is the token's state as
+        it enters the first layer, and its gradient counts by its L2 norm over the channels. With cross-attention to the
+        image, the tokens are its keys. One forward and one backward pass of the whole prompt; the vision tower has no
+        graph.
+
+        Args:
+            question: what is asked about the images.
+
+        Returns:
+            For each image, float32 [image_tokens].
+
+        Raises:
+            AttnLensError: for a question that cannot be asked or is too long with the images, and for gradients that
+                are not finite.
+
+        Example:
+            >>> [gradient.shape for gradient in reading.embedding_gradient(question)]
+            [(100,)]
         """
         host, prompt = self._host, self._prompt(question)
         gradient = hidden_states.entropy_gradient(host.model, host.structure, host.inputs(prompt), prompt.length)
@@ -342,10 +604,28 @@ class Reading:
 
     @exclusively
     def sinks(self, question: str, tau: float = hidden_states.TAU) -> hidden_states.Marks:
-        """Which image tokens are attention sinks at which layer: bool [layers, image_tokens], as in `Trace`.
+        """Which image tokens are attention sinks at which layer.
 
         A pass of its own over the prompt; where the images are read before the question, as they do not depend on it,
-        the first one serves every question. Raises AttnLensError where image tokens have no hidden state.
+        the first one serves every question.
+
+        A sink's state, over its root mean square, exceeds `tau` in a massive dimension (VAR, arXiv 2503.03321).
+        Deviation: the paper lists the massive dimensions by hand for two models; here they are those in which the
+        prompt's first token exceeds `tau` itself.
+
+        Args:
+            question: what is asked about the images.
+            tau: the threshold; 20 is VAR's. A model narrower than 400 has no sinks at 20.
+
+        Returns:
+            bool [layers, image_tokens], with the axes of `Trace`.
+
+        Raises:
+            AttnLensError: where image tokens have no hidden state, as with cross-attention to the image.
+
+        Example:
+            >>> reading.sinks(question).shape, int(reading.sinks(question).sum())
+            ((4, 100), 0)
         """
         host, prompt = self._host, self._prompt(question)
         shared = host.structure.strategy == "shared"
@@ -358,18 +638,46 @@ class Reading:
 
     @exclusively
     def pixel_gradient(self, question: str) -> tuple[Array, ...]:
-        """d log p(top token) / d pixels, for each image: float32 [channels, height, width] on its canvas.
+        """d log p(top token) / d pixels, for each image on its canvas.
 
         The canvas is the image as the processor hands it to the model, normalised. One pass through the whole model
         with the whole graph, parameters frozen.
+
+        Args:
+            question: what is asked about the images.
+
+        Returns:
+            For each image, float32 [channels, height, width], in pixels of its canvas, as in `canvases`.
+
+        Raises:
+            AttnLensError: for a model that turns the image into codes, for a grid of which it is not known where the
+                pixels lie, and for gradients that are not finite.
+
+        Example:
+            >>> [gradient.shape for gradient in reading.pixel_gradient(question)]
+            [(3, 80, 80)]
         """
         return self._pixels().gradient(self._prompt(question))
 
     def canvases(self, centred: bool = False) -> tuple[Array, ...]:
-        """Each image as the model gets it: float32 [channels, height, width], normalised by the processor.
+        """Each image as the model gets it, normalised by the processor.
 
-        `centred`: with its means taken off, but not divided by its deviations: colours of 0 to 1 about 0. Where the
-        model sees an image in several views, the first: that of the tiles.
+        Where the model sees an image in several views, the first: that of the tiles.
+
+        Args:
+            centred: whether to undo the division by the processor's deviations, so that only its means are taken off:
+                colours of 0 to 1 about 0.
+
+        Returns:
+            For each image, float32 [channels, height, width], in pixels of its canvas.
+
+        Raises:
+            AttnLensError: for a grid of which it is not known where the pixels lie.
+
+        Example:
+            >>> (canvas,) = reading.canvases(centred=True)
+            >>> canvas.shape, bool(abs(canvas).max() <= 1)
+            ((3, 80, 80), True)
         """
         return self._pixels().canvases(centred)
 

@@ -41,6 +41,11 @@ class Trace(Stored):
 
     With several images, the tokens of all of them stand one after the other along `image_tokens`, and `spans` says
     which belong to which.
+
+    Example:
+        >>> seen = reading.trace(question)
+        >>> seen.attention.shape, seen.layers, seen.spans, seen.grid.shape
+        ((4, 4, 100), (0, 1, 2, 3), (slice(0, 100, None),), (10, 10))
     """
 
     attention: Array
@@ -56,7 +61,10 @@ class Trace(Stored):
     connector_gradient: Array | None
     """The same shape: d log p(top_token) / d connector_attention."""
     layers: tuple[int, ...]
-    """The language model's layer numbers along axis 0 of `attention`; of a looped model's layers the last run is seen."""
+    """The language model's layer numbers along axis 0 of `attention`.
+
+    Of a looped model's layers the last run is seen.
+    """
     spans: tuple[slice, ...]
     """For each image, its part of the axis `image_tokens`."""
     layouts: tuple[Layout, ...]

@@ -23,7 +23,13 @@ from attnlens.lens._trace import Array
 
 @dataclass(frozen=True, eq=False)
 class ValueSimilarity(Stored):
-    """How like the values of some words are to those of every token of their prompt."""
+    """How like the values of some words are to those of every token of their prompt.
+
+    Example:
+        >>> seen = reading.value_similarity(question, "pink")
+        >>> seen.cosines.shape, len(seen.columns[0])
+        ((4, 1, 113), 100)
+    """
 
     cosines: Array
     """[layers, words, tokens]: cosines of the value vectors, summed over the key-value heads; 0 where a sliding window

@@ -17,7 +17,13 @@ from attnlens.lens._trace import Array, check_axes
 
 @dataclass(frozen=True, eq=False)
 class WordAttention(Stored):
-    """Attention from some tokens of a prompt to its images."""
+    """Attention from some tokens of a prompt to its images: from words of the question, or of a given answer.
+
+    Example:
+        >>> seen = reading.word_attention(question, "pink sign")
+        >>> seen.attention.shape, len(seen.words)
+        ((4, 4, 2, 100), 2)
+    """
 
     attention: Array
     """[layers, heads, words, image_tokens]: softmax weights; heads and image tokens as in `Trace.attention`."""

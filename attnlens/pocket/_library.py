@@ -17,18 +17,34 @@ _AGAIN = (
 
 
 def names() -> list[str]:
-    """The names of the bundled models, without the `pocket/` in front."""
+    """The names of the bundled models, without the `pocket/` in front.
+
+    Returns:
+        The names, sorted. `attnlens.load` takes each with `pocket/` in front, `path` without.
+
+    Example:
+        >>> "llava" in attnlens.pocket.names()
+        True
+    """
     return _named(_MODELS)
 
 
 def path(name: str) -> pathlib.Path:
     """The folder of a bundled model, whose weights are there and are those that were packaged.
 
-    >>> path("llava").name
-    'llava'
+    Args:
+        name: one of `names`, without the `pocket/` in front.
 
-    Raises AttnLensError when there is no such model (with the names there are), and when its weights are missing or
-    are not what they were.
+    Returns:
+        The folder, as `from_pretrained` takes it.
+
+    Raises:
+        AttnLensError: when there is no such model (with the names there are), and when its weights are missing or are
+            not what they were.
+
+    Example:
+        >>> attnlens.pocket.path("llava").name
+        'llava'
     """
     return _whole(_MODELS, name)
 
@@ -36,9 +52,21 @@ def path(name: str) -> pathlib.Path:
 def cropper_path(name: str) -> pathlib.Path:
     """The folder of a bundled model that chooses crops for others: `clip`, for the recipe of that name.
 
-        attnlens.ask(lens, image, question, recipe="clip", scorer=attnlens.pocket.cropper_path("clip"))
+    It knows the signs of `scenes` and nothing else.
 
-    It knows the signs of `scenes` and nothing else. Raises AttnLensError as `path` does.
+    Args:
+        name: the name of such a model: `clip`.
+
+    Returns:
+        The folder, as `from_pretrained` and the `scorer` of the recipe take it.
+
+    Raises:
+        AttnLensError: as `path` does.
+
+    Example:
+        >>> scorer = attnlens.pocket.cropper_path("clip")
+        >>> len(attnlens.ask(lens, image, question, recipe="clip", scorer=scorer).boxes)
+        1
     """
     return _whole(_CROPPERS, name)
 

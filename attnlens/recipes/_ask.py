@@ -27,13 +27,20 @@ from attnlens.recipes._recipe import Recipe, name_of
 
 @dataclass(frozen=True)
 class Result:
-    """What `ask` found out."""
+    """What `ask` found out.
+
+    Example:
+        >>> result = attnlens.ask(lens, image, question)
+        >>> result.first_answer, result.answer
+        ('2', '6')
+    """
 
     question: str
+    """The question, as it was asked."""
     images: tuple[Image.Image, ...]
     """The images asked about, in order."""
     answer: str
-    """The answer with the crop."""
+    """The answer with the crop; `first_answer` where there is none."""
     first_answer: str
     """The answer to the images alone."""
     regions: list[Region]
@@ -59,7 +66,24 @@ class Result:
         return self.images[self.regions[0].image if self.regions else 0]
 
     def save(self, path: str | Path) -> Path:
-        """A picture of `image`, the map, the crops and both answers, as PNG. Folders are made."""
+        """A picture of `image`, the map, the crops and both answers, written to a file.
+
+        The map is left out where the recipe makes none, and the crops where there are none.
+
+        Args:
+            path: the file to write, in the format that its ending says (`.png`, `.jpg`). Folders are made; a file that
+                is there is replaced.
+
+        Returns:
+            The path that was written, with the home folder for a leading `~`.
+
+        Raises:
+            AttnLensError: for an ending that is no format for pictures, and where the file cannot be written.
+
+        Example:
+            >>> attnlens.ask(lens, image, question).save("pictures/out.png").name
+            'out.png'
+        """
         from attnlens import show
 
         where = self.regions[0].image if self.regions else 0
@@ -80,17 +104,38 @@ def ask(
     gate: float | None = None,
     **options: Any,
 ) -> Result:
-    """Answer `question` about `image` (a path, a PIL image or an array; or a list of them), looking twice.
+    """Answer `question` about `image`, looking twice: at all of it, and at what the recipe chooses of it.
 
-    `recipe`: a name (`attnlens.recipes.names()`), a YAML file or a `Recipe`. `box`: (x1, y1, x2, y2) in pixels of the
-    first image, for recipes without a search such as "human": the smallest square that covers it is the crop. `count`:
-    how many regions to look at again; a warning says so where fewer stand out. `gate`: a model this sure of its first
-    answer is not asked again (see `Recipe`). `options` go to the recipe's stages (`layer=`, `window=`, ...). Raises
-    `AttnLensError` for what cannot be used: names, question, numbers and box before the model looks, values of
-    `options` when a stage takes them.
+    The first answer is to the images alone, the second is with the crops, as the recipe shows them: appended to the
+    images, or in their place. Where nothing stands out there is no crop, and the first answer is the answer.
 
-        result = attnlens.ask(lens, "photo.jpg", "What is written on the red sign?", recipe="rel-att")
-        result.answer, result.boxes, result.cost.prefills
+    Args:
+        lens: the model, as `attnlens.load` gives it.
+        image: a path, a PIL image or an array [height, width] or [height, width, channels]; or a list of them, which
+            the model reads in that order.
+        question: the question, some text.
+        recipe: a name (`attnlens.recipes.names()`), the path of a YAML file or a `Recipe`.
+        max_new_tokens: how many tokens each of the answers has at most.
+        box: (x1, y1, x2, y2) in pixels of the first image, for recipes without a search such as "human": the smallest
+            square that covers it is the crop. None for all other recipes.
+        count: how many regions to look at again; a warning says so where fewer stand out. None: as many as the recipe
+            has by itself.
+        gate: a model this sure of its first answer, 0 to 1, is not asked again (see `Recipe`). None: as the recipe
+            says.
+        **options: for the recipe's stages (`layer=`, `window=`, ...): what its map and its search take, or its
+            `locate`.
+
+    Returns:
+        Both answers, the boxes of the crops in pixels of the image that each is of, the map, and what it cost.
+
+    Raises:
+        AttnLensError: for what cannot be used: names, question, numbers and box before the model looks, values of
+            `options` when a stage takes them.
+
+    Example:
+        >>> result = attnlens.ask(lens, image, question, recipe="rel-att")
+        >>> result.answer, result.boxes, result.cost.prefills
+        ('6', [Box(x1=150, y1=190, x2=250, y2=290)], 2)
     """
     chosen, options = find(recipe), options if count is None else {**options, "count": count}
     chosen = chosen if gate is None else replace(chosen, gate=gate)

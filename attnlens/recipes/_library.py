@@ -21,7 +21,12 @@ HIGH_RESOLUTION_TILE = 1024
 
 @dataclass(frozen=True)
 class Card:
-    """What a recipe does and needs, for people who choose one."""
+    """What a recipe does and needs, for people who choose one.
+
+    Example:
+        >>> recipes.card("rel-att").passes
+        '1 tail, 2 tokens; the crop'
+    """
 
     signal: str
     """What it looks for."""
@@ -36,6 +41,7 @@ class Card:
     regions: str
     """How many regions it finds, and how they are shown."""
     source: str
+    """The paper that it is from; empty where there is none."""
 
 
 _VICROP = "ViCrop, arXiv 2502.17422"
@@ -156,17 +162,54 @@ _RECIPES: Mapping[str, tuple[Recipe, Card]] = MappingProxyType(
 
 
 def names() -> list[str]:
-    """The bundled recipes."""
+    """The bundled recipes.
+
+    Returns:
+        Their names, as `ask(recipe=)` takes them.
+
+    Example:
+        >>> recipes.names()[:4]
+        ['none', 'human', 'rel-att', 'grad-att']
+    """
     return list(_RECIPES)
 
 
 def card(name: str) -> Card:
-    """What a bundled recipe does and needs."""
+    """What a bundled recipe does and needs.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        Its card.
+
+    Raises:
+        AttnLensError: for another name; the message has the valid ones.
+
+    Example:
+        >>> [name for name in recipes.names() if recipes.card(name).gradient]
+        ['grad-att', 'pure-grad', 'grad-att-high', 'pure-grad-high', 'entropy']
+    """
     return _find(name)[1]
 
 
 def find(recipe: str | Path | Recipe) -> Recipe:
-    """A recipe by name or YAML file; a `Recipe` is handed back. Raises `AttnLensError`, naming the valid ones."""
+    """A recipe by name or from a YAML file; a `Recipe` is handed back.
+
+    Args:
+        recipe: one of `names()`, the path of a YAML file (`.yaml`, `.yml`), or a `Recipe`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        AttnLensError: for another name, with the valid ones in the message; and for a file that cannot be read or does
+            not fit, with the key that is wrong and what would do.
+
+    Example:
+        >>> find("rel-att").map.__name__
+        'relative_attention'
+    """
     if isinstance(recipe, Recipe):
         return recipe
     if str(recipe).endswith((".yaml", ".yml")):

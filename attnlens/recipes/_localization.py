@@ -18,7 +18,14 @@ AnswerStage = Callable[[Reading, Sequence[RegionLike], str, int], Answer]
 @_renamed.arguments(found="regions")
 @dataclass(frozen=True)
 class Localization:
-    """Where to look again, what led there, and how to show it."""
+    """Where to look again, what led there, and how to show it: what a recipe's `locate` gives.
+
+    Example:
+        >>> def middle(reading, question):
+        ...     return Localization([Region(Box(100, 100, 300, 300), score=1.0, confident=True)])
+        >>> attnlens.ask(lens, image, question, recipe=attnlens.Recipe(locate=middle)).boxes
+        [Box(x1=100, y1=100, x2=300, y2=300)]
+    """
 
     regions: list[Region]
     """The regions that matter, best first; empty where nothing stands out."""

@@ -24,7 +24,9 @@ MapStage = Callable[..., ImportanceMap]
 SearchStage = Callable[..., list[Region]]
 """(importance, **options) -> list[Region], best first, at least one; may take `window` and `count`."""
 LocateStage = Callable[..., Localization]
-"""(reading, question, **options) -> Localization: a map and a search in one, or a search without a map; may take `count`."""
+"""(reading, question, **options) -> Localization: a map and a search in one, or a search without a map.
+
+It may take `count`."""
 
 _STAGES = {
     "map": "(reading, question, **options) -> ImportanceMap",
@@ -38,26 +40,37 @@ _STAGES = {
 @_renamed.arguments(look="locate")
 @dataclass(frozen=True)
 class Recipe:
-    """Stages of one's own choosing; any callables of these shapes do.
+    """A map, a search and an answer as one thing: stages of one's own choosing; any callables of these shapes do.
 
-        Recipe(map=attnlens.maps.gradient_attention, search=attnlens.boxes.search, answer=attnlens.answers.append)
+    Raises:
+        AttnLensError: for stages that are no functions or do not go together, and for a gate that is no probability.
 
-    `map`: (reading, question, **options) -> ImportanceMap, or None for a recipe without one. `search`:
-    (importance, **options) -> list[Region], or None for boxes that the caller gives; one that takes `window` gets the
-    adapter's. `locate`: (reading, question, **options) -> Localization, in the place of both, for what asks the model between the
-    two. `answer`: (reading, regions, question, max_new_tokens) -> Answer. `tiles`: the map is made on tiles of at most
-    this side, in pixels, where the image is larger. `gate`: how sure of its first answer the model must be for no crop
-    to be made, 0 to 1: the geometric mean of its tokens' probabilities (after LookWise, arXiv 2603.00171, whose own
-    measure is not stated); None crops always. Raises `AttnLensError` for stages that are no functions or do not go
-    together, and for a gate that is no probability.
+    Example:
+        >>> mine = Recipe(
+        ...     map=attnlens.maps.gradient_attention, search=attnlens.boxes.search, answer=attnlens.answers.append
+        ... )
+        >>> attnlens.ask(lens, image, question, recipe=mine).boxes
+        [Box(x1=150, y1=190, x2=250, y2=290)]
     """
 
     map: MapStage | None = None
+    """(reading, question, **options) -> ImportanceMap; None for a recipe without one."""
     search: SearchStage | None = None
+    """(importance, **options) -> list[Region], best first; None for boxes that the caller gives.
+
+    One that takes `window` gets the adapter's."""
     locate: LocateStage | None = None
+    """(reading, question, **options) -> Localization, in the place of map and search, for what asks the model between
+    the two."""
     answer: AnswerStage = answers.append
+    """(reading, regions, question, max_new_tokens) -> Answer, with what the regions show."""
     tiles: int | None = None
+    """Pixels: where the image is larger, the map is made on tiles of at most this side; None: always on the whole."""
     gate: float | None = None
+    """How sure of its first answer the model must be for no crop to be made, 0 to 1; None crops always.
+
+    Sure is the geometric mean of the probabilities of the answer's tokens (after LookWise, arXiv 2603.00171, whose own
+    measure is not stated)."""
 
     look, seen = _renamed.Renamed("locate"), _renamed.Renamed("localize")
 
@@ -96,8 +109,25 @@ class Recipe:
         """Where to look for the answer to `question`; options go to the stages that take them.
 
         Of several images each has its map, where the map takes `image`; the regions are the best of all, and the map is
-        that of the image which the best of them lies in. Searches that take `count` find that many, or fewer.
-        Raises `AttnLensError` for a stage that gives something else than it should.
+        that of the image which the best of them lies in.
+
+        Args:
+            reading: the images, as `lens.read` gives them.
+            question: the question, some text.
+            **options: those that the map names go to the map, the others to the search; all of them to `locate`, where
+                the recipe has that. Searches that take `count` find that many regions, or fewer.
+
+        Returns:
+            The regions, best first, with boxes in pixels of the image that each is of, and the map that led there. A
+            recipe that has no search has no region.
+
+        Raises:
+            AttnLensError: for a stage that gives something else than it should.
+
+        Example:
+            >>> located = recipes.find("rel-att").localize(reading, question, count=2)
+            >>> [tuple(region.box) for region in located.regions]
+            [(150, 190, 250, 290), (0, 0, 0, 0)]
         """
         if self.locate is not None:
             return _checked_localization(self.locate, self.locate(reading, question, **options))

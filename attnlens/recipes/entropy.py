@@ -28,14 +28,33 @@ ROUNDS = 15
 def locate(
     reading: Reading, question: str, *, count: int = 2, rounds: int = ROUNDS, window: float | None = None
 ) -> Localization:
-    """The `count` regions that what the model is in doubt about depends on (paper: 2), each narrowed by further looks.
+    """The `count` regions that what the model is in doubt about depends on, each narrowed by further looks.
 
-    The regions are the components of the entropy gradient (`attnlens.boxes.components`). Each is then read alone, and
-    the first component of its own entropy gradient takes its place, as long as the map's entropy falls, and at most
-    `rounds` times for all of them. What the paper leaves open: the entropy is that of the map's cells over that of a
-    flat map, so that crops with fewer tokens compare; a region that no longer shrinks is done. `window`: the least side
-    of a region in pixels; None: the adapter's. Of several images the regions of all compete. Each look is a forward and
-    a backward pass. Raises AttnLensError for options of the wrong kind, and where `maps.entropy_gradient` does.
+    The regions are the components of the entropy gradient (`attnlens.maps.entropy_gradient`,
+    `attnlens.boxes.components`). Each is then read alone, and the first component of its own entropy gradient takes its
+    place, as long as the map's entropy falls, and at most `rounds` times for all of them (Entropy-Gradient Grounding,
+    arXiv 2604.08456). Each look is a forward and a backward pass. Of several images the regions of all compete.
+
+    What the paper leaves open: the entropy is that of the map's cells over that of a flat map, so that crops with fewer
+    tokens compare; a region that no longer shrinks is done.
+
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, some text.
+        count: how many regions there are at most; the paper's 2.
+        rounds: how many further looks there are at most, 0 for none; the paper's cap is 15.
+        window: the least side of a region in pixels. None: the adapter's.
+
+    Returns:
+        The regions, best first, with boxes in pixels of the image that each is of, and the first map of the image that
+        the best of them lies in.
+
+    Raises:
+        AttnLensError: for options of the wrong kind, and where `maps.entropy_gradient` does.
+
+    Example:
+        >>> [tuple(one.box) for one in recipes.entropy.locate(reading, question, rounds=0).regions]
+        []
     """
     least = side_of(reading, window)
     if not (is_whole(rounds) and rounds >= 0):

@@ -37,12 +37,32 @@ def locate(
 ) -> Localization:
     """The regions that stand out above `threshold` in the map of each target's words (`attnlens.maps.word_attention`).
 
-    `targets`: None for those that the question names, "model" for those that the model names (the paper's way, a pass
-    of its own), or a list of phrases. `count`: regions of each at most, the best of all images. `layer`,
-    `instruction`: as in the map; `instruction=0` for a question whose first words are all the target's. `window`: the
-    least side of a region in pixels; None: the adapter's. Two targets in the same box are one region. The map for the
-    picture is the mean of all targets'. One pass for each target, and the eager rows of its words. Raises AttnLensError
-    for targets that are no list of phrases, for other options of the wrong kind, and where the map does.
+    HiDe (arXiv 2510.00054). Two targets in the same box are one region. One pass for each target, and the eager rows of
+    its words.
+
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, which names what to look for.
+        targets: None for those that the question names, "model" for those that the model names (the paper's way, a
+            text-only pass of its own), or a list of phrases such as ["red sign", "dog"].
+        count: how many regions of each target there are at most, the best of all images; the paper keeps all.
+        layer: whose attention makes the map: a layer's number, "mean" for all of them, or None for the adapter's.
+        instruction: how many of the first words are the instruction's, as in the map; 0 for a question whose first
+            words are all the target's. None: as the map has it.
+        threshold: what stands out, of a map from 0 to 1; the paper's 0.7.
+        window: the least side of a region in pixels. None: the adapter's.
+
+    Returns:
+        The regions, best first, with boxes in pixels of the image that each is of. The map for the picture is the mean
+        of all targets', of the image that the best region lies in.
+
+    Raises:
+        AttnLensError: for targets that are no list of phrases, for other options of the wrong kind, and where the map
+            does.
+
+    Example:
+        >>> [tuple(one.box) for one in recipes.hide.locate(reading, question, targets=["pink sign"]).regions]
+        []
     """
     least = side_of(reading, window)
     found: list[Region] = []

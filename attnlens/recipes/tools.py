@@ -35,7 +35,7 @@ from attnlens.lens import Reading
 from attnlens.recipes._localization import Localization
 from attnlens.recipes._recipe import Recipe
 
-__all__ = ["clip", "external", "sam", "yolo"]
+__all__ = ["clip", "sam", "yolo"]
 
 CLIP = "openai/clip-vit-base-patch32"
 """Our choice: small, and widely used."""
@@ -61,9 +61,27 @@ def clip(
 ) -> Localization:
     """The crop that CLIP likes best, found by shrinking the image side by side (`attnlens.croppers.clip`).
 
-    `scorer`: (crops, text) -> a score for each, or the CLIP to make one of. `text`: what CLIP reads in the question's
-    place; the paper's is the question, and one of more than 77 tokens (with options, say) is refused. `rounds`, `cut`:
-    the paper's 20 times 10%. Raises AttnLensError for a model that cannot be loaded.
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, which CLIP reads unless there is `text`.
+        scorer: (crops, text) -> a score for each, or the CLIP to make one of: its folder or Hugging Face id. The
+            default is our choice: small, and widely used.
+        text: what CLIP reads in the question's place; the paper's is the question, and one of more than 77 tokens (with
+            options, say) is refused. None: the question.
+        rounds: how often a side is cut; the paper's 20.
+        cut: the fraction of a side that is cut, above 0 and below 1; the paper's 10%.
+
+    Returns:
+        One region: the smallest square that covers the crop, in whole pixels of the image that it is of. Its score is
+        the scorer's.
+
+    Raises:
+        AttnLensError: for a model that cannot be loaded, a text that is too long for it, and options of the wrong kind.
+
+    Example:
+        >>> bundled = attnlens.pocket.cropper_path("clip")  # knows the signs of the scenes, and nothing else
+        >>> recipes.tools.clip(reading, question, scorer=bundled).regions[0].box
+        Box(x1=47, y1=0, x2=371, y2=324)
     """
     cropper = croppers.clip(_scorer(scorer, reading), rounds=rounds, cut=cut)
     return _located(reading, cropper, question if text is None else text, 1)
@@ -81,8 +99,32 @@ def yolo(
 ) -> Localization:
     """Of the objects that a detector is at least 25% sure of, the `count` that CLIP likes best; none: no crop.
 
-    `detector`: (image) -> boxes, or the model to make one of. `scorer`, `text`: as in `clip`. A square that overlaps a
-    better one by an intersection over union above `iou` is left out.
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, which CLIP reads unless there is `text`.
+        detector: (image) -> boxes, or the model to make one of (`attnlens.croppers.detector`): its folder or Hugging
+            Face id.
+        scorer: (crops, text) -> a score for each, or the CLIP to make one of, as in `clip`.
+        text: what CLIP reads in the question's place; the paper's is the question, and one of more than 77 tokens (with
+            options, say) is refused. None: the question.
+        count: how many regions there are at most, of all images.
+        iou: a square that overlaps a better one by an intersection over union above this is left out.
+
+    Returns:
+        The regions, best first: the smallest square that covers each object, in whole pixels of the image that it is
+        of. Their scores are the scorer's. An image where nothing is detected gives one region that is not confident,
+        which comes last.
+
+    Raises:
+        AttnLensError: for a model that cannot be loaded, a text that is too long for CLIP, and options of the wrong
+            kind.
+
+    Example:
+        >>> def corners(image):
+        ...     return [(0, 0, 120, 120), (180, 240, 300, 360)]
+        >>> brightest = lambda crops, text: [sum(crop.convert("L").histogram()[128:]) for crop in crops]
+        >>> recipes.tools.yolo(reading, question, detector=corners, scorer=brightest).regions[0].box
+        Box()
     """
     regions = _regions(detector, "detector", reading)
     cropper = croppers.rank_regions(regions, _scorer(scorer, reading), count=count, iou=iou)
@@ -101,8 +143,31 @@ def sam(
 ) -> Localization:
     """Of everything that SAM cuts out of the image, the `count` masks that CLIP likes best; none: no crop.
 
-    `segmenter`: (image) -> boxes, or the model to make one of, with the filters of SAM's authors. `scorer`, `text`,
-    `count`, `iou`: as in `yolo`.
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, which CLIP reads unless there is `text`.
+        segmenter: (image) -> boxes, or the model to make one of (`attnlens.croppers.segmenter`), with the filters of
+            SAM's authors: its folder or Hugging Face id.
+        scorer: (crops, text) -> a score for each, or the CLIP to make one of, as in `clip`.
+        text: what CLIP reads in the question's place; the paper's is the question, and one of more than 77 tokens (with
+            options, say) is refused. None: the question.
+        count: how many regions there are at most, of all images.
+        iou: a square that overlaps a better one by an intersection over union above this is left out.
+
+    Returns:
+        The regions, best first: the smallest square that covers each mask, in whole pixels of the image that it is of.
+        Their scores are the scorer's. An image without a mask gives one region that is not confident, which comes last.
+
+    Raises:
+        AttnLensError: for a model that cannot be loaded, a text that is too long for CLIP, and options of the wrong
+            kind.
+
+    Example:
+        >>> def pieces(image):
+        ...     return [box for row in attnlens.boxes.tiles(image.size, 80) for box in row]
+        >>> bundled = attnlens.pocket.cropper_path("clip")
+        >>> recipes.tools.sam(reading, question, segmenter=pieces, scorer=bundled).regions[0].box
+        Box(x1=160, y1=240, x2=240, y2=320)
     """
     regions = _regions(segmenter, "segmenter", reading)
     cropper = croppers.rank_regions(regions, _scorer(scorer, reading), count=count, iou=iou)
@@ -112,10 +177,25 @@ def sam(
 def external(function: Function) -> Recipe:
     """The recipe of any function of an RGB image and a question that gives boxes, best first, or of a cropper.
 
-    Boxes are (x1, y1, x2, y2) in pixels of the upright image, or `Region`; none: no crop. Each is a crop;
-    `ask(..., count=)` takes the best of them. For another way to answer:
-    `dataclasses.replace(external(mine), answer=attnlens.answers.replace)`. A call counts as one picture in
-    `Cost.external`. Raises AttnLensError, when asked, for a box that is malformed or wholly outside the image.
+    Each box is a crop, appended to the image; a call counts as one picture in `Cost.external`. For another way to
+    answer: `dataclasses.replace(external(mine), answer=attnlens.answers.replace)`.
+
+    Args:
+        function: (image, question) -> boxes, (x1, y1, x2, y2) in pixels of the upright image, or `Region`; none: no
+            crop. A cropper of `attnlens.croppers` is one too.
+
+    Returns:
+        A recipe for `ask(recipe=)`, where `count=` takes the best of the boxes; without it, all of them.
+
+    Raises:
+        AttnLensError: for what is no function; and, when asked, for a box that is malformed or wholly outside the
+            image.
+
+    Example:
+        >>> def mine(image, question):
+        ...     return [(190, 250, 220, 280)]
+        >>> attnlens.ask(lens, image, question, recipe=external(mine)).boxes
+        [Box(x1=190, y1=250, x2=220, y2=280)]
     """
     if not callable(function):
         raise AttnLensError(

@@ -27,14 +27,24 @@ __all__ = ["Prompts", "locate"]
 class Prompts:
     """What a model is asked about a region, each to be answered with yes or no.
 
-    `existing` and `latent` hold {target}, `answering` holds {question}; each may hold the other too. Raises
-    AttnLensError for one that does not.
+    `existing` and `latent` hold {target}, `answering` holds {question}; each may hold the other too.
+
+    Raises:
+        AttnLensError: for a prompt that does not.
+
+    Example:
+        >>> asked = Prompts(existing="Do you see a {target}? Answer Yes or No.")
+        >>> recipes.zoomeye.locate(reading, question, prompts=asked)
     """
 
     existing: str = "Is there a {target} in the image?"
+    """Whether the target is seen in the region."""
     latent: str = "By common sense, could a {target} be found by zooming into this image? Answer Yes or No."
+    """Whether it could be found by looking closer."""
     answering: str | None = "Can the question '{question}' be answered from this image? Answer Yes or No."
-    """None, for models that cannot say so: how sure the model is of its answer's first token. Not the paper's."""
+    """Whether what is seen there answers the question.
+
+    None, for models that cannot say so: how sure the model is of its answer's first token. Not the paper's."""
 
     def __post_init__(self) -> None:
         check_template("existing", self.existing, "target", "question")
@@ -104,17 +114,40 @@ def locate(
 ) -> Localization:
     """The region of the tree where each target's question is answerable, enlarged to the model's input.
 
-    `targets`: None for those that the question names, "model" for those that the model names (`targets_by_model`, a
-    pass of its own), or a list of phrases; one that begins with "all " is searched for everywhere (type 2). With
-    several, each is searched with "What is the appearance of the {target}?" in the question's place, down to the bottom
-    at least once; a model with local views, which can answer that for one of them from the whole image, is shown no
-    region. `preset`: a model family's settings (`attnlens.boxes.tree.PRESETS`); None: those that the adapter names, or
-    those of LLaVA-1.5 with the adapter's window as the input side. `prompts`: what is asked; the paper's code has
-    longer wordings, which are not printed in the paper. Of several images each is searched; a single target is where
-    the surest find is. Regions are shown as `presentation` says. Deviation: the whole of a single
-    image, where the search ends at once if the question is answerable there, is no crop, and not read again:
-    `confident=False`. Raises AttnLensError for options of the wrong kind, and for a model that answers neither yes nor
-    no.
+    ZoomEye (arXiv 2411.16044) cuts the image into a tree of regions (`attnlens.boxes.tree`) and asks the model about
+    them; there is no map. A target that begins with "all " is searched for everywhere (type 2). Of several images each
+    is searched; a single target is where the surest find is.
+
+    With several targets, each is searched with "What is the appearance of the {target}?" in the question's place, down
+    to the bottom at least once; a model with local views, which can answer that for one of them from the whole image,
+    is shown no region.
+
+    A model with local views beside a global one is shown the images with the regions outlined, then their union.
+    Another is shown, in the images' place, the union; or a montage, for exactly two regions whose union is more than
+    1000 pixels a side.
+
+    Deviation: the whole of a single image, where the search ends at once if the question is answerable there, is no
+    crop, and not read again: `confident=False`.
+
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, which names what to look for.
+        targets: None for those that the question names, "model" for those that the model names, in a text-only pass of
+            its own, or a list of phrases such as ["red sign", "all dogs"].
+        preset: a model family's settings (`attnlens.boxes.tree.PRESETS`). None: those that the adapter names, or those
+            of LLaVA-1.5 with the adapter's window as the input side.
+        prompts: what is asked. None: what the adapter's family is asked, or `Prompts()`. The paper's code has longer
+            wordings, which are not printed in the paper.
+
+    Returns:
+        The regions, best first, with boxes in pixels of the image that each is of, and how to show them; no map.
+
+    Raises:
+        AttnLensError: for options of the wrong kind, and for a model that answers neither yes nor no.
+
+    Example:
+        >>> recipes.zoomeye.locate(reading, question, targets=["pink sign"]).regions[0].box
+        Box(x1=200, y1=200, x2=400, y2=400)
     """
     check_kind("preset", preset, tree.Preset)
     check_kind("prompts", prompts, Prompts)

@@ -63,8 +63,32 @@ def answer_figure(
 ) -> Image.Image:
     """The image, the map over it and the crop, side by side; under them the question and both answers. RGB.
 
-    `boxes` and `true_box` are (x1, y1, x2, y2) in original pixels. Without a map or without boxes their panels are left
-    out. With `expected`, each answer is marked right or wrong.
+    Args:
+        image: the image asked about: a path, a PIL image or an array.
+        importance: the map of that image; None leaves its panel out.
+        boxes: the crops, each (x1, y1, x2, y2), half-open, in pixels of the original image. All are drawn around; the
+            first four are shown. Where there is none, their panel and the second answer are left out.
+        question: what was asked.
+        first_answer: the answer to the image alone.
+        answer: the answer with the crop.
+        expected: the right answer: each answer is marked right where it is the same, spaces around it aside, and wrong
+            elsewhere. None marks nothing.
+        true_box: where the answer really is, (x1, y1, x2, y2) in pixels of the original image, drawn dashed; None draws
+            nothing.
+
+    Returns:
+        The figure, which `attnlens.show.save` writes to a file.
+
+    Raises:
+        AttnLensError: for an image that cannot be opened, and for a crop that is malformed or lies outside the image.
+
+    Example:
+        >>> result = attnlens.ask(lens, image, question)
+        >>> figure = attnlens.show.answer_figure(
+        ...     image, result.importance, result.boxes, question, result.first_answer, result.answer
+        ... )
+        >>> figure.mode, figure.size
+        ('RGB', (1536, 722))
     """
     scene = open_image(image)
     panels = _answer_panels(scene, importance, boxes, true_box)
@@ -75,7 +99,23 @@ def answer_figure(
 
 
 def maps_figure(image: Any, maps: Mapping[str, ImportanceMap]) -> Image.Image:
-    """The image and each map over it, side by side, each under its name. RGB."""
+    """The image and each map over it, side by side, each under its name. RGB.
+
+    Args:
+        image: the image that the maps are of: a path, a PIL image or an array.
+        maps: the maps by the names that stand over them, in order; four pictures are a row.
+
+    Returns:
+        The figure. A picture in it has at most 360 x 360 pixels.
+
+    Raises:
+        AttnLensError: where there is no map, and for an image that cannot be opened.
+
+    Example:
+        >>> importance = maps.relative_attention(reading, question)
+        >>> attnlens.show.maps_figure(image, {"rel-att": importance}).size
+        (796, 444)
+    """
     if not maps:
         raise AttnLensError("There is no map to draw. Give at least one: {'rel-att': importance}.")
     scene = open_image(image)
@@ -86,7 +126,23 @@ def maps_figure(image: Any, maps: Mapping[str, ImportanceMap]) -> Image.Image:
 
 
 def layers_strip(image: Any, maps: Sequence[tuple[str, ImportanceMap]]) -> Image.Image:
-    """A contact sheet: the map of each layer over the image, small, under its title, in reading order. RGB."""
+    """A contact sheet: the map of each layer over the image, small, under its title, in reading order. RGB.
+
+    Args:
+        image: the image that the maps are of: a path, a PIL image or an array.
+        maps: pairs of a title and a map. Up to twelve are laid out four in a row, more of them six in a row.
+
+    Returns:
+        The figure. A picture in it has at most 200 x 200 pixels.
+
+    Raises:
+        AttnLensError: where there is no map, and for an image that cannot be opened.
+
+    Example:
+        >>> layers = [(f"layer {n}", maps.relative_attention(reading, question, n)) for n in lens.layers]
+        >>> attnlens.show.layers_strip(image, layers).size
+        (916, 284)
+    """
     if not maps:
         raise AttnLensError("There is no layer to draw. Give at least one: [('layer 0', importance)].")
     scene = open_image(image)
@@ -98,7 +154,24 @@ def layers_strip(image: Any, maps: Sequence[tuple[str, ImportanceMap]]) -> Image
 def look_figure(
     image: Any, maps: Mapping[str, ImportanceMap], layers: Sequence[tuple[str, ImportanceMap]]
 ) -> Image.Image:
-    """`maps_figure` with `layers_strip` under it. RGB."""
+    """`maps_figure` with `layers_strip` under it. RGB.
+
+    Args:
+        image: the image that the maps are of: a path, a PIL image or an array.
+        maps: the maps above, by their names, as in `maps_figure`.
+        layers: the maps below, pairs of a title and a map, as in `layers_strip`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        AttnLensError: where there is no map or no layer, and for an image that cannot be opened.
+
+    Example:
+        >>> importance = maps.relative_attention(reading, question)
+        >>> attnlens.show.look_figure(image, {"rel-att": importance}, [("layer 0", importance)]).size
+        (796, 700)
+    """
     above, below = maps_figure(image, maps), layers_strip(image, layers)
     figure = Image.new("RGB", (max(above.width, below.width), above.height + below.height - MARGIN), PAPER)
     figure.paste(above, (0, 0))

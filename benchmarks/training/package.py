@@ -19,7 +19,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from attnlens.lens._inputs.processors import image_only
+from attnlens.lens._checkpoint.processors import image_only
 from attnlens.pocket import _library
 from benchmarks.training import instructblip, towers
 from benchmarks.training.clip import SIDE as CLIP_SIDE

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 import attnlens
-from attnlens import _doctor
-from attnlens._doctor import Finding
+from attnlens import doctor
 from attnlens.cli import app
+from attnlens.doctor import Finding
 
 ROOT = Path(__file__).parents[2]
 OK = Finding("versions", "torch", "ok", "2.13.0 (tested: 2.13 to 2.14)")
@@ -20,7 +20,7 @@ FAILS = Finding("folders", "hub cache", "fails", "/a/very/long/path" * 8, "Give 
 
 
 def run(monkeypatch, *findings, options=()):
-    monkeypatch.setattr(_doctor, "examine", lambda: iter(findings))
+    monkeypatch.setattr(doctor, "examine", lambda: iter(findings))
     return CliRunner().invoke(app, ["doctor", *options], env={"COLUMNS": "80"})
 
 

@@ -52,7 +52,7 @@ def test_the_table_has_every_layer_and_marks_the_best(ranked):
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("2 examples of pocket validation scenes (small, medium; read)\n")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[1] == ["layer", "ratio", "holds"]
+    assert lines[1] == ["layer", "ratio", "covered"]
     assert [line[0] for line in lines[2:]] == ["0", "1", "mean"]
     assert [line[-1] for line in lines[2:]] == ["%", "best", "%"]
     assert lines[3][1] == "6.50"  # the mean of 4 and 9

@@ -15,7 +15,7 @@ from transformers.utils import is_torchvision_available
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens._inputs import processors
+from attnlens.lens._checkpoint import processors
 from tests import tiny
 
 PROMPTS = {

@@ -6,7 +6,7 @@ import transformers
 
 import attnlens
 from attnlens import pocket
-from attnlens.lens._inputs.processors import load_processor
+from attnlens.lens._checkpoint.processors import load_processor
 from attnlens.pocket import scenes
 
 CLASSES = {

@@ -33,7 +33,7 @@ from attnlens.conformance._types import check_asked
 from attnlens.errors import AttnLensError
 from attnlens.lens import Lens
 from attnlens.lens._inputs.batching import features_of, nested
-from attnlens.lens._inputs.processors import load_processor
+from attnlens.lens._checkpoint.processors import load_processor
 from attnlens.lens._layouts import Processed, layout_of
 from attnlens.lens._loading import load_config
 from attnlens.lens._model.broken import check_runs
@@ -54,16 +54,27 @@ class Draft:
     """A drafted adapter, where each of its facts comes from, and what the checks say of it."""
 
     spec: AdapterSpec
+    """The adapter; its name is "draft"."""
     origin: Mapping[str, str]
     """For each top-level key of the adapter: inferred, tried or guessed, and how."""
     findings: tuple[Finding, ...]
+    """What each check found on a tiny random model."""
 
     @property
     def passed(self) -> bool:
+        """Whether nothing that was found speaks against the adapter."""
         return all_passed(self.findings)
 
     def text(self) -> str:
-        """The adapter as a YAML file, which says of each fact where it comes from."""
+        """The adapter as a YAML file, which says of each fact where it comes from.
+
+        Returns:
+            The text of the file. Comments at its top say what was proved and what does not hold.
+
+        Example:
+            >>> "grid: {kind: square}" in attnlens.conformance.draft("llava").text()
+            True
+        """
         passed = [finding.check for finding in self.findings if finding.passed]
         failing = f" What does not hold: {_failures(self.findings)}" if not self.passed else ""
         return render(
@@ -79,8 +90,27 @@ class Draft:
 def draft(name: str | Path, *, exclude: str | None = None, trust_remote_code: bool = False) -> Draft:
     """An adapter for a model type, or for the checkpoint in a folder or on the hub: its config and processor are read.
 
-    `exclude`: the name of a known adapter that is not looked at. Raises AttnLensError where no tiny model can be made,
-    or where no known grid fits it.
+    A tiny random model of the type is made from its config class. Every grid that the known adapters use is laid over
+    its image processor's output, and the checks say which one is true. Then ways to cut the prompt are tried in the
+    same way.
+
+    Args:
+        name: a model type of transformers, a folder, or a Hugging Face id. What exists as a file or folder is never
+            taken for a type.
+        exclude: the name of a known adapter that is not looked at; None looks at all.
+        trust_remote_code: whether code that comes with the checkpoint may run.
+
+    Returns:
+        The adapter with the origin of each of its facts, and what the checks say of it.
+
+    Raises:
+        AttnLensError: where no tiny model can be made, where no known grid fits it, where the config or the processor
+            of a checkpoint cannot be read, and for a model type that answers no questions about pictures.
+
+    Example:
+        >>> found = attnlens.conformance.draft("llava", exclude="llava")
+        >>> found.spec.grid.kind, found.passed
+        ('square', True)
     """
     if not Path(name).exists() and str(name) in CONFIG_MAPPING:
         check_asked(str(name))

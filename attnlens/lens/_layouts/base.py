@@ -49,7 +49,13 @@ class Processed:
 
 @dataclass(frozen=True, eq=False)
 class View(Valued):
-    """A rectangle of cells that the model saw as one picture."""
+    """A rectangle of cells that the model saw as one picture.
+
+    Example:
+        >>> view = reading.layouts[0].views[0]
+        >>> view.grid.shape, view.count
+        ((10, 10), 100)
+    """
 
     grid: Grid
     """Where the cells lie in the original image."""
@@ -61,12 +67,19 @@ class View(Valued):
 
     @property
     def count(self) -> int:
+        """How many cells the view has."""
         return self.grid.rows * self.grid.cols
 
 
 @dataclass(frozen=True, eq=False)
 class Layout(Valued):
-    """An image's tokens (or connector keys), and the cells they stand for."""
+    """An image's tokens (or connector keys), and the cells they stand for.
+
+    Example:
+        >>> layout = reading.layouts[0]
+        >>> layout.tokens, layout.grid.shape, layout.cells[:3].tolist()
+        (100, (10, 10), [0, 1, 2])
+    """
 
     views: tuple[View, ...]
     """Maps are drawn on the first."""
@@ -90,11 +103,23 @@ class Layout(Valued):
 
     @classmethod
     def of(cls, *views: View) -> Layout:
-        """Every cell of every view is a token, in order."""
+        """A layout in which every cell of every view is a token, in order.
+
+        Args:
+            *views: the views, the one on which maps are drawn first.
+
+        Returns:
+            The layout, whose tokens are the cells of one view after another, each row by row.
+
+        Example:
+            >>> Layout.of(View(Grid.regular(2, 3, (30, 20)))).cells.tolist()
+            [0, 1, 2, 3, 4, 5]
+        """
         return cls(views, np.arange(sum(view.count for view in views)))
 
     @property
     def grid(self) -> Grid:
+        """The grid of the first view, on which maps are drawn."""
         return self.views[0].grid
 
     @property
@@ -108,10 +133,21 @@ class Layout(Valued):
         return replace(self, cells=self.cells[self.cells >= 0])
 
     def on_grid(self, values: Array) -> Array:
-        """[..., tokens] -> [..., rows, cols] of the first view's grid; tokens without a place are left out.
+        """The values of tokens as the values of the cells of the first view.
 
-        The tokens of another view are spread over the cells of the first that they overlap, in proportion to the area,
-        so that their sum stays where they are covered: a density.
+        Tokens without a place are left out. The tokens of another view are spread over the cells of the first that they
+        overlap, in proportion to the area, so that their sum stays where they are covered: a density.
+
+        Args:
+            values: [..., tokens], one value for each of `cells`.
+
+        Returns:
+            float32 [..., rows, cols], on the first view's grid.
+
+        Example:
+            >>> layout = Layout.of(View(Grid.regular(1, 2, (20, 10))))
+            >>> layout.on_grid(np.array([0.25, 0.75], np.float32)).tolist()
+            [[0.25, 0.75]]
         """
         grid, start = self.grid, 0
         total = np.zeros((*values.shape[:-1], grid.rows, grid.cols), dtype=np.float32)

@@ -1,7 +1,9 @@
 """The settings of FOCUS for a model family (arXiv 2506.21710, tables 7 and 12), and its rules for other models.
 
+>>> relevance = maps.value_similarity(reading, question)
 >>> preset = PRESETS["llava-1.5"]
->>> propose(relevance, **preset.proposing(steps=8))
+>>> boxes.propose(relevance, **preset.proposing(steps=8))[0].box
+Box()
 """
 
 from __future__ import annotations
@@ -24,26 +26,40 @@ FEW_STEPS = 4
 @_renamed.arguments(keep="min_confidence", apart="merge_distance")
 @dataclass(frozen=True)
 class Preset:
-    """The settings of FOCUS for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
+    """The settings of FOCUS for one model family.
 
-    `layers`: (first, end), half-open, 0-based, of the layers whose values make the relevance map, in a model of `depth`
-    layers (None: of any). `anchors`, `few_anchors`, `smallest`, `largest`, `distance`, `threshold`, `iou`: see
-    `propose`. `min_confidence`: the confidence from which a region counts as one of several targets (type 2). `merge_distance`: how far
-    apart, in original pixels, two targets have to be to be pasted on a canvas instead of cropped together; None for
-    models that get every crop by itself.
+    Raises:
+        AttnLensError: for settings that contradict each other, or are of another kind.
+
+    Example:
+        >>> Preset(layers=(14, 32), depth=32, largest=7).proposing(steps=8)["largest"]
+        7
     """
 
     layers: tuple[int, int]
+    """(first, end), half-open, 0-based, of the layers whose values make the relevance map."""
     depth: int | None = None
+    """How many layers the model has that `layers` are of; None: any number."""
     anchors: int = 30
+    """Of how many cells, the most relevant ones, regions are grown; this and the next six: see `propose`."""
     few_anchors: int = 30
+    """The same where fewer than 4 regions are to be asked about."""
     smallest: int = 3
+    """Cells on a side of a region before it grows."""
     largest: int = 5
+    """Cells on a side: a region grows while it has at most so many."""
     distance: float = 2
+    """Cells: an anchor that is closer than this to a better one is dropped."""
     threshold: float = 0.5
+    """A region grows while the mean relevance inside is at least this fraction of its anchor's."""
     iou: float = 0.3
+    """A region that overlaps a better one by an intersection over union above this is dropped."""
     min_confidence: float = 0.6
+    """The probability of yes above which a region counts as one of several targets (type 2)."""
     merge_distance: float | None = 1200
+    """How far apart, in original pixels, two targets have to be to be pasted on a canvas instead of cropped together.
+
+    None for models that get every crop by itself."""
 
     def __post_init__(self) -> None:
         if self.depth is not None and not is_count(self.depth):
@@ -80,6 +96,16 @@ class Preset:
         """The first and the last of the layers, in a model of `depth` layers: as deep as in the preset's.
 
         At least one layer, which is there; a preset without a depth names its layers themselves.
+
+        Args:
+            depth: how many layers the model has.
+
+        Returns:
+            (first, last), 0-based, both of them included.
+
+        Example:
+            >>> PRESETS["llava-1.5"].layers_of(32), PRESETS["llava-1.5"].layers_of(40)
+            ((14, 31), (18, 39))
         """
         first, end = self.layers
         if self.depth is not None:
@@ -87,7 +113,21 @@ class Preset:
         return first, max(first, end - 1)
 
     def proposing(self, steps: int = 8) -> dict[str, Any]:
-        """The options of `propose`, where `steps` regions are to be asked about."""
+        """The options of `attnlens.boxes.propose`, where `steps` regions are to be asked about.
+
+        Args:
+            steps: how many regions are to be asked about; with fewer than 4, FOCUS starts from `few_anchors`.
+
+        Returns:
+            The options by name, for `propose(importance, **options)`.
+
+        Raises:
+            AttnLensError: unless `steps` is a whole number, at least 1.
+
+        Example:
+            >>> PRESETS["llava-1.5"].proposing(steps=2)["anchors"], PRESETS["llava-1.5"].proposing(steps=8)["anchors"]
+            (15, 30)
+        """
         check_count("steps", steps, "regions to ask about")
         return {
             "anchors": self.few_anchors if steps < FEW_STEPS else self.anchors,
@@ -117,17 +157,36 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "llava-onevision/vstar": Preset((21, 28), 28, largest=9, min_confidence=0.5, merge_distance=None),
     }
 )
-"""The paper's table; the names with /vstar are the settings for the V* benchmark where they differ."""
+"""The settings of the paper's table, by model family.
+
+The names with /vstar are the settings for the V* benchmark where they differ."""
 
 
 def transfer_preset(layer_count: int, grid: Grid, window: float, *, share: float = 0.5) -> Preset:
     """The settings for a model without a preset of its own, by the paper's transfer rules, on the map of one image.
 
-    The last `share` of the model's `layer_count` layers, rounded up (paper: 25 to 60 %; 56 and 25 % in its presets).
-    The largest region spans one to two times `window`, the vision encoder's base resolution in pixels: of sides 3, 5,
+    The layers are the last `share` of the model's. The largest region spans one to two times `window`: of sides 3, 5,
     7, ... cells of `grid` the one whose span in original pixels comes closest to 1.5 times (the smaller of equals), so
     that a step of two cells lands inside where any does. It has no more cells than the map's longer side. Everything
     else is as for LLaVA-1.5.
+
+    Args:
+        layer_count: how many layers the model has.
+        grid: the cells of the image's map.
+        window: the vision encoder's base resolution in pixels.
+        share: the fraction of the layers, above 0 and at most 1, rounded up to whole layers (paper: 25 to 60 %; 56 and
+            25 % in its presets).
+
+    Returns:
+        The preset; its `layers` are the model's own.
+
+    Raises:
+        AttnLensError: for numbers of the wrong kind.
+
+    Example:
+        >>> preset = transfer_preset(28, Grid.regular(24, 24, (1344, 1344)), window=336)
+        >>> preset.layers, preset.largest
+        ((14, 28), 9)
     """
     if not is_count(layer_count):
         raise AttnLensError(f"layer_count is {layer_count!r}; expected the model's number of layers, at least 1.")

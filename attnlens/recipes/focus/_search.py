@@ -43,22 +43,48 @@ def locate(
 ) -> Localization:
     """The region of each target, by the model's own existence answers; and the map that led there.
 
-    For each target the relevance map of `existence`, asked of the images as they are read, regions grown on it, and the
-    same question asked about the crops of the first `steps` of them. Of a single target (type 1) the surest region is
-    its own, and further ones that the model says yes to, up to `count`; with `overrun`, where all answer no, further
-    regions are asked about until one says yes. Of a target that begins with "all " (type 2) every region is asked
-    about, and those that the model is sure of are kept, overlapping ones as one, however many: `count` is not for
-    these. Two targets in the same box are one region. They are shown as `presentation` says.
+    For each target the relevance map of `existence`, asked of the images as they are read, regions grown on it
+    (`attnlens.boxes.propose`), and the same question asked about the crops of the first `steps` of them (FOCUS, arXiv
+    2506.21710).
 
-    `targets`: None for those that the question names, "model" for those that the model names (`targets_by_model`, a
-    pass of its own), or a list of phrases. `existence`: holds {target}, and no other field. `prompt`: whose cache the
-    map is read from, the existence question's, as in the paper, or that of the question itself, which its answer needs
-    anyway, so that the map adds no pass; for a target that the question does not spell it is the existence question's
-    all the same. `layers`: the first and the last whose values make the map, in the place of the preset's. `preset`:
-    the paper's settings for a model family; None: those that the adapter names, or the paper's transfer rules with the
-    adapter's layers. Of several images the regions of all compete. Several targets' maps are multiplied for the
-    picture. Raises AttnLensError for options of the wrong kind, for a target that is empty, and for a model that
-    answers neither yes nor no.
+    Of a single target (type 1) the surest region is its own, and further ones that the model says yes to, up to
+    `count`. Of a target that begins with "all " (type 2) every region is asked about, and those that the model is sure
+    of are kept, overlapping ones as one, however many. Two targets in the same box are one region. Of several images
+    the regions of all compete.
+
+    A model with local views beside a global one is shown the images with the regions outlined, then each crop. Another
+    is shown, in the images' place, the union of the regions, or a montage where their centres are more than the
+    preset's `merge_distance` apart, and for type 2.
+
+    Args:
+        reading: the images, as `lens.read` gives them.
+        question: the question, which names what to look for.
+        targets: None for those that the question names, "model" for those that the model names, in a text-only pass of
+            its own, or a list of phrases such as ["red sign", "all dogs"].
+        count: how many regions there are at most of a single target; not for those that begin with "all ".
+        steps: how many regions of each target the model is asked about; 8 is the paper's largest setting, and its best.
+        overrun: where the model says no to all of these, further ones are asked about until it says yes to one.
+        existence: the question about a target; it holds {target}, and no other field.
+        prompt: whose cache the map is read from, the existence question's ("existence"), as in the paper, or that of
+            the question itself ("question"), which its answer needs anyway, so that the map adds no pass; for a target
+            that the question does not spell it is the existence question's all the same.
+        layers: the first and the last layer whose values make the map, in the place of the preset's. None: the
+            preset's.
+        preset: the paper's settings for a model family (`PRESETS`). None: those that the adapter names, or the paper's
+            transfer rules (`transfer_preset`) with the adapter's layers.
+
+    Returns:
+        The regions, best first, with boxes in pixels of the image that each is of; the score is the probability of yes.
+        The map for the picture is of the image that the best region lies in; those of several targets are multiplied.
+
+    Raises:
+        AttnLensError: for options of the wrong kind, for a target that is empty, and for a model that answers neither
+            yes nor no.
+
+    Example:
+        >>> located = recipes.focus.locate(reading, question, targets=["pink sign"], steps=4)
+        >>> located.regions[0].box, round(located.regions[0].score, 2)
+        (Box(x1=120, y1=200, x2=240, y2=320), 1.0)
     """
     if prompt not in ("existence", "question"):
         raise AttnLensError(f"prompt is {prompt!r}; expected 'existence' or 'question', whose cache is read.")
@@ -113,7 +139,8 @@ def ranked(reading: Reading, proposals: Sequence[Region], question: str, steps: 
 
 
 def everywhere(reading: Reading, proposals: Sequence[Region], question: str, min_confidence: float) -> list[Region]:
-    """The proposals of which the model says yes with more than `min_confidence`; those that overlap become one around them."""
+    """The proposals of which the model says yes with more than `min_confidence`; those that overlap become one around
+    them."""
     kept = [region for region in _asked(reading, proposals, question) if region.score > min_confidence]
     while pair := next((p for p in combinations(range(len(kept)), 2) if _overlap(*(kept[i] for i in p))), None):
         first, second = (kept[index] for index in pair)

@@ -1,10 +1,10 @@
-"""`python -m attnlens._doctor`: the findings as plain lines, for where what a command line needs is broken itself."""
+"""`python -m attnlens.doctor`: the findings as plain lines, for where what a command line needs is broken itself."""
 
 from __future__ import annotations
 
 import sys
 
-from attnlens._doctor.examination import examine
+from attnlens.doctor._examination import examine
 
 
 def main() -> int:

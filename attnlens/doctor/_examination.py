@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from attnlens._doctor import attempts, devices, folders, packages
-from attnlens._doctor.findings import Finding
+from attnlens.doctor import _attempts, _devices, _folders, _packages
+from attnlens.doctor._findings import Finding
 from attnlens.errors import first_line
 
 
-def examine(timeout: float = attempts.TIMEOUT) -> Iterator[Finding]:
+def examine(timeout: float = _attempts.TIMEOUT) -> Iterator[Finding]:
     """What works here and what does not, first of all the reasons for others.
 
-        from attnlens._doctor import examine
+        from attnlens.doctor import examine
 
         broken = [one for one in examine() if one.state == "fails"]
 
@@ -20,21 +20,21 @@ def examine(timeout: float = attempts.TIMEOUT) -> Iterator[Finding]:
     of its own, which is given `timeout` seconds. Half a minute on two cores.
     """
     tried, torchvision = (_attempted(kind, timeout) for kind in ("others", "torchvision"))
-    yield from _guarded("versions", "versions", lambda: packages.needed(tried))
-    yield from _guarded("extras", "torchvision", lambda: packages.torchvision(torchvision))
-    yield from _guarded("extras", "extras", lambda: packages.extras(tried))
+    yield from _guarded("versions", "versions", lambda: _packages.needed(tried))
+    yield from _guarded("extras", "torchvision", lambda: _packages.torchvision(torchvision))
+    yield from _guarded("extras", "extras", lambda: _packages.extras(tried))
     if "others" in tried:
         error = tried["others"]["error"]
         yield Finding("devices", "Python", "fails", error, "Run attnlens with a Python that can be started again.")
-    yield from _guarded("devices", "devices", lambda: devices.devices(tried))
-    yield from _guarded("folders", "hub cache", folders.downloads)
-    yield from _guarded("folders", "adapters", folders.adapters)
-    yield from _guarded("folders", "bundled models", folders.bundled)
+    yield from _guarded("devices", "devices", lambda: _devices.devices(tried))
+    yield from _guarded("folders", "hub cache", _folders.downloads)
+    yield from _guarded("folders", "adapters", _folders.adapters)
+    yield from _guarded("folders", "bundled models", _folders.bundled)
 
 
-def _attempted(kind: str, timeout: float) -> packages.Attempts:
+def _attempted(kind: str, timeout: float) -> _packages.Attempts:
     try:
-        return attempts.attempt(kind, timeout)
+        return _attempts.attempt(kind, timeout)
     except Exception as error:  # noqa: BLE001 - such as a disk without room for a file
         return {kind: {"error": f"{type(error).__name__}: {first_line(error)}"}}
 

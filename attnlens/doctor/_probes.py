@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attnlens._doctor.attempts import ALL
-from attnlens._doctor.packages import EXTRAS, MODULES
+from attnlens.doctor._attempts import ALL
+from attnlens.doctor._packages import EXTRAS, MODULES
 
 Attempt = tuple[str, Callable[[], dict[str, Any]]]
 

@@ -20,7 +20,7 @@ TIMEOUT = 300.0
 ALL = "all"
 """What is begun when every attempt has been made: what ends a Python after that is no matter."""
 _CODE = (
-    "import sys; sys.path[:] = {path!r}; from attnlens._doctor.probes import main; main({kind!r}, {known!r}, {out!r})"
+    "import sys; sys.path[:] = {path!r}; from attnlens.doctor._probes import main; main({kind!r}, {known!r}, {out!r})"
 )
 
 

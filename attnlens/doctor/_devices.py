@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attnlens._doctor.findings import Finding
-from attnlens._doctor.packages import Attempts
+from attnlens.doctor._findings import Finding
+from attnlens.doctor._packages import Attempts
 
 AREA = "devices"
 

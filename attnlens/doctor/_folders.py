@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnlens._doctor.findings import Finding, State
+from attnlens.doctor._findings import Finding, State
 from attnlens.errors import AttnLensError, first_line
 
 AREA = "folders"

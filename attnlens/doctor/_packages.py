@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlens import _versions
-from attnlens._doctor.findings import Finding, State
+from attnlens.doctor._findings import Finding, State
 
 MODULES = {
     "torch": "torch",
@@ -26,7 +26,7 @@ MODULES = {
     "safetensors": "safetensors",
 }
 """What attnlens needs: the name of each package for pip, and that of its module."""
-EXTRAS = {"matplotlib": "plot", "peft": "peft", "datasets": "data", "gradio": "app", "ray": "scale"}
+EXTRAS = {"matplotlib": "plot", "peft": "peft"}
 """Packages that not every use needs, and the extra of attnlens that installs them."""
 
 Attempts = Mapping[str, Mapping[str, Any]]
