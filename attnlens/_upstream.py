@@ -159,14 +159,18 @@ def set_attention_implementation(config: Any, name: str | None) -> None:
     config._attn_implementation_internal = name
 
 
-def compiled_call(module: Any) -> Any:
-    """What `module.compile()` has put in the place of the module's own code; None without it."""
-    return module._compiled_call_impl
-
-
-def set_compiled_call(module: Any, code: Any) -> None:
-    """The same, to put it aside and back."""
-    module._compiled_call_impl = code
+@contextmanager
+def without_compiled_code(model: Any) -> Iterator[None]:
+    """What `module.compile()` has put in the place of modules' own code is set aside in here."""
+    compiled = [(module, module._compiled_call_impl) for module in model.modules()]
+    compiled = [(module, code) for module, code in compiled if code is not None]
+    try:
+        for module, _ in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, code in compiled:
+            module._compiled_call_impl = code
 
 
 def eager_attention(module: Any) -> Callable[..., Any]:

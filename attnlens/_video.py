@@ -43,7 +43,7 @@ def frames(source: FrameSource, count: int = 8) -> list[Image.Image]:
         AttnLensError: for a source without frames, for one that cannot be read or is too much to decode, and for what
             Pillow does not open, such as MP4.
 
-    Example:
+    Examples:
         >>> clip = np.zeros((100, 20, 30, 3), np.uint8)
         >>> [image.size for image in frames(clip, count=3)]
         [(30, 20), (30, 20), (30, 20)]

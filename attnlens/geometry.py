@@ -57,7 +57,7 @@ class Box(NamedTuple):
         x2: right edge, the first x that is no longer inside.
         y2: bottom edge, the first y that is no longer inside.
 
-    Example:
+    Examples:
         >>> Box(10, 20, 40, 30).square((400, 400))
         Box(x1=10, y1=10, x2=40, y2=40)
     """
@@ -83,7 +83,7 @@ class Box(NamedTuple):
             AttnLensError: unless it is four finite numbers in order that overlap the image; and for numbers that seem
                 to be fractions of the image, all at most 1 and not all whole.
 
-        Example:
+        Examples:
             >>> Box.from_any([350, 20, 500, 60], (400, 400))
             Box(x1=350, y1=20, x2=400, y2=60)
         """
@@ -137,7 +137,7 @@ class Box(NamedTuple):
         Returns:
             The area of the intersection, in square pixels; 0 where they do not meet.
 
-        Example:
+        Examples:
             >>> Box(0, 0, 20, 10).shared(Box(15, 5, 30, 30))
             25
         """
@@ -154,7 +154,7 @@ class Box(NamedTuple):
         Returns:
             True where the two share at least half of the target's area.
 
-        Example:
+        Examples:
             >>> Box(0, 0, 20, 10).covers(Box(15, 0, 25, 10)), Box(0, 0, 20, 10).covers(Box(16, 0, 26, 10))
             (True, False)
         """
@@ -174,7 +174,7 @@ class Box(NamedTuple):
         Returns:
             A number from 0 to 1; 0 when both are empty.
 
-        Example:
+        Examples:
             >>> Box(0, 0, 20, 10).iou(Box(10, 0, 20, 10))
             0.5
         """
@@ -191,7 +191,7 @@ class Box(NamedTuple):
         Returns:
             The part inside; empty (area 0) when there is none.
 
-        Example:
+        Examples:
             >>> Box(-5, 10, 30, 40).clip((20, 20))
             Box(x1=0, y1=10, x2=20, y2=20)
         """
@@ -215,7 +215,7 @@ class Box(NamedTuple):
         Returns:
             The square, in pixels of the original image; no square where the image is too narrow or too low for it.
 
-        Example:
+        Examples:
             >>> Box(390, 100, 400, 120).square((400, 400), at_least=50)
             Box(x1=350, y1=85, x2=400, y2=135)
         """
@@ -238,7 +238,7 @@ class Box(NamedTuple):
         Raises:
             AttnLensError: for none.
 
-        Example:
+        Examples:
             >>> Box.around([(10, 10, 20, 20), (50, 5, 60, 15)])
             Box(x1=10, y1=5, x2=60, y2=20)
         """
@@ -256,7 +256,7 @@ class Box(NamedTuple):
         Returns:
             A box of Python ints, at least one pixel wide and high.
 
-        Example:
+        Examples:
             >>> Box(10.4, 20.6, 10.6, 399.9).to_pixels((400, 400))
             Box(x1=10, y1=21, x2=11, y2=400)
         """
@@ -272,7 +272,7 @@ class Grid(Valued):
     Cells may reach outside the image (padding), leave parts of it unseen (centre crop), and have gaps or overlaps
     between them (tiles). Raises AttnLensError for edges or a size that are none.
 
-    Example:
+    Examples:
         >>> grid = Grid(x=[[0, 30], [30, 50]], y=[[0, 40]], image_size=(50, 40))
         >>> grid.shape, grid.cell(0, 1)
         ((1, 2), Box(x1=30.0, y1=0.0, x2=50.0, y2=40.0))
@@ -308,7 +308,7 @@ class Grid(Valued):
             AttnLensError: for counts that are no whole numbers of at least 1, an image size that is none, or a region
                 that is empty.
 
-        Example:
+        Examples:
             >>> Grid.regular(24, 24, (1000, 750), region=Box(125, 0, 875, 750)).cell_size
             (31.25, 31.25)
         """
@@ -338,7 +338,7 @@ class Grid(Valued):
             AttnLensError: where grids and boxes are not the same rectangle of tiles, where a grid is for another size
                 than its box, and where the tiles of a column do not share their columns, or those of a row their rows.
 
-        Example:
+        Examples:
             >>> half = Grid.regular(2, 2, (100, 80))
             >>> Grid.stitch([[half, half]], [[Box(0, 0, 100, 80), Box(100, 0, 200, 80)]], (200, 80)).shape
             (2, 4)
@@ -400,7 +400,7 @@ class Grid(Valued):
         Raises:
             AttnLensError: where the grid has no such cell.
 
-        Example:
+        Examples:
             >>> Grid.regular(rows=2, cols=4, image_size=(400, 100)).cell(1, 3)
             Box(x1=300.0, y1=50.0, x2=400.0, y2=100.0)
         """
@@ -421,7 +421,7 @@ class Grid(Valued):
         Raises:
             AttnLensError: where the rectangle is empty or not in the grid.
 
-        Example:
+        Examples:
             >>> Grid.regular(rows=2, cols=4, image_size=(400, 100)).span(0, 1, 2, 3)
             Box(x1=100.0, y1=0.0, x2=300.0, y2=100.0)
         """

@@ -44,7 +44,7 @@ class ImportanceMap(Stored):
     reads the map can report them. `a * b` multiplies cell by cell with a map on the same grid, or by a number. Raises
     AttnLensError when the values are no matrix of numbers, or the grid does not fit.
 
-    Example:
+    Examples:
         >>> grid = Grid.regular(2, 2, (200, 100))
         >>> m = ImportanceMap([[0, 1], [0, 3]], grid)
         >>> (m * 2).values.tolist()
@@ -93,7 +93,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: as `Grid.stitch`.
 
-        Example:
+        Examples:
             >>> tile = ImportanceMap([[1, 2]], Grid.regular(1, 2, (100, 80)))
             >>> whole = ImportanceMap.stitch([[tile, tile]], [[Box(0, 0, 100, 80), Box(100, 0, 200, 80)]], (200, 80))
             >>> whole.values.tolist()
@@ -115,7 +115,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: for no map, and for maps on different grids.
 
-        Example:
+        Examples:
             >>> grid = Grid.regular(1, 2, (20, 10))
             >>> ImportanceMap.mean([ImportanceMap([[0, 1]], grid), ImportanceMap([[1, 2]], grid)]).values.tolist()
             [[0.5, 1.5]]
@@ -143,7 +143,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: for no map, for maps on different grids, and for cells that are negative, infinite or NaN.
 
-        Example:
+        Examples:
             >>> grid = Grid.regular(1, 3, (30, 10))
             >>> first, second = ImportanceMap([[0, 1, 1]], grid), ImportanceMap([[1, 1, 3]], grid)
             >>> ImportanceMap.product([first, second]).values.tolist()
@@ -180,7 +180,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: when the sum is negative, infinite or NaN, or zero with cells that are not.
 
-        Example:
+        Examples:
             >>> ImportanceMap([[1, 3]], Grid.regular(1, 2, (20, 10))).normalised().values.tolist()
             [[0.25, 0.75]]
         """
@@ -206,7 +206,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: for cells that are negative, infinite or NaN.
 
-        Example:
+        Examples:
             >>> flat = ImportanceMap([[1, 1], [1, 1]], Grid.regular(2, 2, (20, 20)))
             >>> round(flat.entropy(), 3), round(math.log(4), 3)
             (1.386, 1.386)
@@ -227,7 +227,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: for a box that is none, or lies outside the image, as `Box.from_any`.
 
-        Example:
+        Examples:
             >>> m = ImportanceMap([[0, 1], [0, 3]], Grid.regular(2, 2, (200, 100)))
             >>> m.inside((100, 0, 200, 100)), m.inside((150, 50, 200, 100))
             (4.0, 1.5)
@@ -254,7 +254,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: for a box that is none, or lies outside the image, as `Box.from_any`.
 
-        Example:
+        Examples:
             >>> m = ImportanceMap([[0, 1], [0, 3]], Grid.regular(2, 2, (200, 100)))
             >>> m.attention_ratio((100, 50, 200, 100))
             3.0
@@ -271,7 +271,7 @@ class ImportanceMap(Stored):
         Returns:
             float32 [height, width], in pixels of the original image.
 
-        Example:
+        Examples:
             >>> m = ImportanceMap([[0, 1]], Grid.regular(1, 2, (4, 1)))
             >>> m.to_pixels().tolist(), m.to_pixels(smooth=True).tolist()
             ([[0.0, 0.0, 1.0, 1.0]], [[0.0, 0.25, 0.75, 1.0]])
@@ -304,7 +304,7 @@ class ImportanceMap(Stored):
         Raises:
             AttnLensError: for an `alpha` outside 0 to 1, an image of another size, and a box that is none.
 
-        Example:
+        Examples:
             >>> m = maps.relative_attention(reading, question)
             >>> m.overlay(image, box=scene.box).size
             (400, 400)

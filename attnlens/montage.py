@@ -29,14 +29,27 @@ def compact(image: Image.Image, boxes: Sequence[Sequence[float]], fill: Colour |
     """What `boxes` show of an RGB `image`, without the rows and columns of pixels that lie in none of them.
 
     Regions keep their own scale, their order and their relative position (left of, above), and lose the distance
-    between them, so that several far ones fit into a small picture; one box gives its exact crop. Boxes are (x1, y1,
-    x2, y2) in pixels of the image, clipped and rounded to whole pixels. What is left between them is blank: `fill`, by
-    default the image's mean colour, which stands out least from what is shown and, normalised by a processor, is
-    nearest to nothing.
+    between them, so that several far ones fit into a small picture; one box gives its exact crop.
 
     The canvas of HiDe (arXiv 2510.00054) and of RAP (arXiv 2503.01222). FOCUS and ZoomEye paste regions onto a canvas
-    of a fixed size, for which FOCUS shrinks each; here the processor scales the whole. Raises AttnLensError for no box,
-    one that is malformed or outside the image, and a colour that is none.
+    of a fixed size, for which FOCUS shrinks each; here the processor scales the whole.
+
+    Args:
+        image: an RGB image.
+        boxes: one or more boxes (x1, y1, x2, y2) in pixels of the image, clipped and rounded to whole pixels.
+        fill: the colour of what is left between the boxes: a name or number that PIL knows ("red", "#f00"), or 8-bit
+            (red, green, blue). None: the image's mean colour, which stands out least from what is shown and, normalised
+            by a processor, is nearest to nothing.
+
+    Returns:
+        An RGB picture, as wide as the columns and as high as the rows that lie in a box.
+
+    Raises:
+        AttnLensError: for no box, one that is malformed or outside the image, and a colour that is none.
+
+    Examples:
+        >>> compact(image, [(0, 0, 50, 40), scene.box]).size  # the second is 25 x 25 pixels
+        (75, 65)
     """
     if not boxes:
         raise AttnLensError("There is no box to put on a canvas; expected at least one.")
@@ -57,8 +70,25 @@ def outline(
 
     The line is a 150th of the image's shorter side wide, at least a pixel, and lies outside the box, so that it hides
     nothing of it; only where the box ends at the image's edge does the line lie inside. Lines of later boxes lie on
-    those of earlier ones. `rim`: the colour of a further line of one pixel around, which sets it off from any ground.
-    Raises AttnLensError for a box that is malformed or outside the image, and for a colour that is none.
+    those of earlier ones.
+
+    Args:
+        image: an RGB image.
+        boxes: boxes (x1, y1, x2, y2) in pixels of the image, clipped and rounded to whole pixels; of none, the copy is
+            plain.
+        colour: of the lines: a name or number that PIL knows ("red", "#f00"), or 8-bit (red, green, blue).
+        rim: the colour of a further line of one pixel around, which sets it off from any ground; None for no such line.
+
+    Returns:
+        An RGB picture of the same size.
+
+    Raises:
+        AttnLensError: for a box that is malformed or outside the image, and for a colour that is none.
+
+    Examples:
+        >>> picture = outline(image, [(100, 100, 200, 200)])
+        >>> picture.size, picture.getpixel((99, 150))
+        ((400, 400), (255, 0, 0))
     """
     picture = image.copy()
     draw = ImageDraw.Draw(picture)

@@ -51,7 +51,7 @@ def find(adapter: str | os.PathLike[str] | AdapterSpec) -> AdapterSpec:
         AttnLensError: where there is no such name or file, or where the file is not an adapter. The message names the
             file, the key, and what was expected.
 
-    Example:
+    Examples:
         >>> attnlens.adapters.find("llava").grid.kind
         'square'
     """
@@ -87,7 +87,7 @@ def for_model_type(model_type: str) -> AdapterSpec:
     Raises:
         AttnLensError: where no adapter handles the type. The message names those that are handled.
 
-    Example:
+    Examples:
         >>> attnlens.adapters.for_model_type("qwen2_5_vl").name
         'qwen2_5_vl'
     """
@@ -112,7 +112,7 @@ def available() -> dict[str, Path]:
         AttnLensError: for a folder that `ATTNLENS_ADAPTERS` names and that is none or cannot be read, for two files of
             the same name in one folder, and for an entry point that cannot be loaded.
 
-    Example:
+    Examples:
         >>> attnlens.adapters.available()["llava"].name
         'llava.yaml'
     """

@@ -177,7 +177,7 @@ class AdapterSpec(Strict):
             pydantic.ValidationError: for a key that is missing or unknown, and for a value that does not fit its key.
                 `attnlens.adapters.find` makes an AttnLensError of it, which names the file.
 
-        Example:
+        Examples:
             >>> own = attnlens.AdapterSpec.from_mapping({"model_types": ["mine"], "grid": {"kind": "square"}})
             >>> own.grid.patch.config, own.prompt.template
             ('vision_config.patch_size', 'chat')

@@ -57,7 +57,7 @@ def localization_heads(
     Raises:
         AttnLensError: when there is no example, and for a `count` or `lowest` that is no whole number of at least 1.
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=4)
         >>> heads = attnlens.analysis.localization_heads(lens, examples)
         >>> len(heads), maps.head_attention(reading, question, heads).grid.shape

@@ -53,7 +53,7 @@ class Example(Protocol):
         Returns:
             A path, a PIL image or an array.
 
-        Example:
+        Examples:
             >>> example = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)[0]
             >>> example.open().size == example.size()
             True
@@ -63,7 +63,7 @@ class Example(Protocol):
 class Candidate(NamedTuple):
     """A map to read, by the layer of the language model, the layer of the connector, and the head.
 
-    Example:
+    Examples:
         >>> attnlens.analysis.Candidate("mean")
         Candidate(layer='mean', connector_layer=None, head=None)
     """
@@ -81,7 +81,7 @@ class Candidate(NamedTuple):
 class Row:
     """What the examples say of one candidate. NaN where there is nothing to tell.
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
         >>> row = attnlens.analysis.rank(lens, examples).rows()[1]
         >>> row.candidate.layer, row.ratio > 1, row.covered
@@ -152,7 +152,7 @@ class Ranking(Valued):
         Raises:
             AttnLensError: if no candidate has a ratio.
 
-        Example:
+        Examples:
             >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
             >>> attnlens.analysis.rank(lens, examples).best().candidate
             Candidate(layer=1, connector_layer=None, head=None)
@@ -177,7 +177,7 @@ class Ranking(Valued):
         Raises:
             AttnLensError: if no candidate has a ratio.
 
-        Example:
+        Examples:
             >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
             >>> attnlens.analysis.rank(lens, examples).best_layer()
             1
@@ -196,7 +196,7 @@ class Ranking(Valued):
         Raises:
             AttnLensError: if no candidate has a ratio.
 
-        Example:
+        Examples:
             >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
             >>> attnlens.analysis.rank(lens, examples).best_connector_layer() is None
             True
@@ -209,7 +209,7 @@ class Ranking(Valued):
         Returns:
             A row for each candidate, in the order of `candidates`.
 
-        Example:
+        Examples:
             >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
             >>> [row.candidate.layer for row in attnlens.analysis.rank(lens, examples).rows()]
             [0, 1, 2, 3, 'mean']
@@ -255,7 +255,7 @@ def rank(
     Raises:
         AttnLensError: before anything is read, when there is no example or one without a box.
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("validation", ["small"], ["read"], count=2)
         >>> ranking = attnlens.analysis.rank(lens, examples, right=attnlens.evaluate.is_correct)
         >>> ranking.values.shape, ranking.best_layer()

@@ -36,7 +36,7 @@ def attention_ratios(
     Raises:
         AttnLensError: for a box that does not fit the image.
 
-    Example:
+    Examples:
         >>> ratios = attnlens.analysis.attention_ratios(reading, question, scene.box)
         >>> ratios.shape, int(ratios[0].argmax())  # which layer looks there most
         ((1, 4), 1)

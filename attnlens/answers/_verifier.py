@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attnlens.answers._regions import RegionLike, crop_of
+from attnlens.answers._reprompt import RegionLike, crops_of
 from attnlens.errors import AttnLensError
 from attnlens.lens import Reading
 
@@ -20,7 +20,12 @@ LEAST = 0.01
 
 @dataclass(frozen=True)
 class Verdict:
-    """A model's answer to a yes-or-no question."""
+    """A model's answer to a yes-or-no question.
+
+    Examples:
+        >>> answers.Verdict(yes=0.75, mass=0.99).confidence
+        0.5
+    """
 
     yes: float
     """p(yes) / (p(yes) + p(no)) as the answer's first token, over the case and leading-space variants of both words."""
@@ -34,24 +39,54 @@ class Verdict:
 
 
 def verify(reading: Reading, question: str) -> Verdict:
-    """What the model says of `question`, about what the reading has read. Raises AttnLensError for another answer.
+    """What the model says of `question`, about what the reading has read.
 
-    verify(lens.read(image), "Is there a red sign in the image?").yes       # 0.93
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: a question to be answered with yes or no.
+
+    Returns:
+        The verdict: how sure the model is of yes, from 0 to 1 as `yes` and from -1 to 1 as `confidence`.
+
+    Raises:
+        AttnLensError: for another answer: where yes and no together have less than a hundredth of the probability.
+
+    Examples:
+        >>> answers.verify(reading, "Is there a pink sign in the image?").yes > 0.5
+        True
+        >>> answers.verify(reading, "Is there a blue sign in the image?").yes > 0.5
+        False
     """
     return _verdict(reading.next_token(question), question, reading.tokenizer)
 
 
 def verify_crops(reading: Reading, boxes: Sequence[RegionLike], question: str, batch: int = 8) -> list[Verdict]:
-    """The same about each of `boxes`, each crop read alone, those of like prompts together, `batch` at a time.
+    """What the model says of `question` about each of `boxes`, each crop read alone.
 
-    `boxes`: (x1, y1, x2, y2) in pixels of the first image, or `Region`, which says of which image; of none there
-    is no verdict, and nothing is asked.
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        boxes: (x1, y1, x2, y2) in pixels of the first image, or `Region`, which says of which image. Of none there is
+            no verdict, and nothing is asked.
+        question: a question to be answered with yes or no.
+        batch: how many crops go through the model together at most, those of like prompts; at least 1.
+
+    Returns:
+        A verdict for each box, in their order.
+
+    Raises:
+        AttnLensError: for a box that is malformed or outside its image, an image that was not read, a `batch` that is
+            no whole number of at least 1, and for another answer than yes or no, as `verify` does.
+
+    Examples:
+        >>> asked = "Is there a pink sign in the image?"
+        >>> verdicts = answers.verify_crops(reading, [scene.box, (0, 0, 100, 100)], asked)
+        >>> [round(one.yes, 1) for one in verdicts]
+        [1.0, 0.0]
     """
     if not len(boxes):
         return []
-    crops = [crop_of(reading, box) for box in boxes]
-    asked = reading.next_tokens(crops, question, batch)
-    return [_verdict(log_probs, question, reading.tokenizer) for log_probs in asked]
+    asked, tokenizer = reading.next_tokens(crops_of(reading, boxes), question, batch), reading.tokenizer
+    return [_verdict(log_probs, question, tokenizer) for log_probs in asked]
 
 
 def _verdict(log_probs: Any, question: str, tokenizer: Any) -> Verdict:

@@ -42,28 +42,47 @@ def components(
 ) -> list[Region]:
     """The `count` regions that stand out most of an importance map, best first; fewer if fewer do, never none.
 
-    1. The map is smoothed on its grid by a Gaussian of `sigma` cells (0: not at all). None: a sixteenth of the map's
-       longer side, which is the 1.5 cells of 24 of Entropy-Gradient Grounding on maps of any size.
-    2. The cells that stand out are kept. `threshold` None: those above the elbow of the sorted values, the point of
-       greatest distance to the chord from the largest to the smallest (Entropy-Gradient Grounding, arXiv 2604.08456,
-       with 2 regions). A number: those at or above that fraction of the way from the minimum to the
-       maximum (HiDe, arXiv 2510.00054, has 0.7, with sigma 3).
-    3. Of the 8-connected components of kept cells, those of the largest sums come first; the sum, of the smoothed map,
-       is the `score`.
-    4. The box is the tight one around the component's cells, then at least `window` original pixels a side and at most
-       `aspect` times as long as wide, by growing the shorter side about its centre; moved, and where need be cut, to
-       lie inside the image. Boxes are of ints in original pixels.
+    1. The map is smoothed on its grid by a Gaussian of `sigma` cells.
+    2. The cells that stand out are kept: those above the elbow of the sorted values, the point of greatest distance to
+       the chord from the largest to the smallest (Entropy-Gradient Grounding, arXiv 2604.08456, with 2 regions), or
+       those at or above `threshold` (HiDe, arXiv 2510.00054).
+    3. Of the 8-connected components of kept cells, those of the largest sums come first.
+    4. The box is the tight one around the component's cells, then at least `window` pixels a side and at most `aspect`
+       times as long as wide, by growing the shorter side about its centre; moved, and where need be cut, to lie inside
+       the image.
 
     What the papers leave open, and what is done here. Smoothing mirrors the map at its edges, which keeps its sum. The
-    elbow lies below the chord, where the few large values end, and is the first of the flat ones, so it is not kept:
-    on a map of zeros and a few ones it is a zero. Where no value lies below the chord, the largest are kept. Of a map
-    with negative cells, sums count from the minimum. Equal sums: in reading order. A box that overlaps a better one by
-    an intersection over union above `iou` is dropped, since growing may have made them one; so is one that has become
-    the whole image, which is no choice.
+    elbow lies below the chord, where the few large values end, and is the first of the flat ones, so it is not kept: on
+    a map of zeros and a few ones it is a zero. Where no value lies below the chord, the largest are kept.
 
-    Cells wholly outside the image (padding) are left out before anything else, and what lies on both sides of them
-    then touches. The whole image, score 0, `confident=False`, is what comes back when the map has a NaN or infinite
-    cell, is flat before or after smoothing, or has no box left. Raises AttnLensError for arguments of the wrong kind.
+    Of a map with negative cells, sums count from the minimum. Equal sums: in reading order. A box that has become the
+    whole image is dropped, as it is no choice. Cells wholly outside the image (padding) are left out before anything
+    else, and what lies on both sides of them then touches.
+
+    Args:
+        importance: the map to cut.
+        window: the least side of a box, in pixels of the original image, above 0.
+        count: how many boxes at most, at least 1.
+        sigma: of the smoothing Gaussian, in cells; 0 for a map that is smooth already. None: a sixteenth of the map's
+            longer side, which is the 1.5 cells of 24 of Entropy-Gradient Grounding on maps of any size. HiDe has 3.
+        threshold: a fraction of the way from the map's minimum to its maximum, 0 to 1, at or above which cells are
+            kept; HiDe has 0.7. None: the elbow of the values.
+        aspect: how many times as long as wide a box may be, at least 1.
+        iou: a box that overlaps a better one by an intersection over union above this is dropped, since growing may
+            have made them one. From 0 up to, but not, 1.
+
+    Returns:
+        The regions, with boxes of ints in pixels of the original image; `score` is the sum of the component's cells on
+            the smoothed map. The whole image, score 0, `confident=False`, is what comes back when the map has a NaN or
+            infinite cell, is flat before or after smoothing, or has no box left.
+
+    Raises:
+        AttnLensError: for arguments of the wrong kind.
+
+    Examples:
+        >>> found = boxes.components(maps.relative_attention(reading, question), window=100)
+        >>> [tuple(one.box) for one in found]
+        [(120, 200, 280, 320)]
     """
     _check(importance, window, count, sigma, threshold, aspect, iou)
     grid = importance.grid

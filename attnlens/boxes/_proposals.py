@@ -38,22 +38,44 @@ def propose(
 ) -> list[Region]:
     """The regions of a relevance map, best first, as boxes of ints in original pixels; never none.
 
-    1. The `anchors` most relevant cells (the first in reading order of equals), all of them where there are fewer. One
-       that is closer than `distance` cells (Euclidean, between centres) to a better anchor is dropped.
+    1. The most relevant cells are the anchors (the first in reading order of equals). One that is closer than
+       `distance` cells to a better anchor is dropped.
     2. The region of an anchor is the square of `smallest` cells around it. It grows by a cell on each side while it has
        at most `largest` cells on a side and the mean relevance inside is at least `threshold` times its anchor's.
-    3. Regions are ranked by their anchor's relevance, which is the `score`. A region that overlaps a better one by an
-       intersection over union above `iou` is dropped.
+    3. Regions are ranked by their anchor's relevance, and one that overlaps a better one too much is dropped.
 
-    What the paper leaves open, and what is done here. The scale of the expansion threshold: the anchor's relevance; of
-    a map with negative cells, relevance is counted from its minimum. The step that would bring the mean below the
-    threshold is not taken. A dropped anchor drops no other. An even side has its odd cell to the right and below. At
-    the map's edge a region is cut, and the mean is over the cells that are left; a step that would make it the whole
+    These are the proposals of FOCUS (arXiv 2506.21710, step IV). What the paper leaves open, and what is done here. The
+    scale of the expansion threshold: the anchor's relevance; of a map with negative cells, relevance is counted from
+    its minimum. The step that would bring the mean below the threshold is not taken. A dropped anchor drops no other.
+    An even side has its odd cell to the right and below.
+
+    At the map's edge a region is cut, and the mean is over the cells that are left; a step that would make it the whole
     map is not taken. Cells at the map's minimum stand out from nothing and are no anchors; cells wholly outside the
     image (padding) count as that minimum.
 
-    The whole image, score 0, `confident=False`, is what comes back when the map has a NaN or infinite cell, is flat, or
-    is no larger than the smallest region both ways. Raises AttnLensError for arguments of the wrong kind.
+    Args:
+        importance: the relevance map, such as `attnlens.maps.value_similarity` makes.
+        anchors: how many cells are anchors at most, at least 1; all of them where there are fewer.
+        smallest: the side of the smallest region, in cells, at least 1 (paper: 3).
+        largest: the side of the largest region, in cells, at least `smallest` (paper: 5).
+        distance: the least distance between two anchors, in cells (Euclidean, between centres), at least 0.
+        threshold: the fraction of the anchor's relevance that the mean inside a grown region has at least, 0 to 1
+            (paper: 0.5).
+        iou: a region that overlaps a better one by an intersection over union above this is dropped. From 0 up to, but
+            not, 1.
+
+    Returns:
+        The regions; `score` is the anchor's value on the map. The whole image, score 0, `confident=False`, is what
+            comes back when the map has a NaN or infinite cell, is flat, or is no larger than the smallest region both
+            ways.
+
+    Raises:
+        AttnLensError: for arguments of the wrong kind.
+
+    Examples:
+        >>> found = boxes.propose(maps.relative_attention(reading, question))
+        >>> len(found), found[0].box
+        (7, Box(x1=160, y1=200, x2=280, y2=320))
     """
     _check(importance, anchors, smallest, largest, distance, threshold, iou)
     grid = importance.grid

@@ -32,16 +32,22 @@ _Pixels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Region:
-    """A `box` of ints in original pixels, and by how much its window stands out (`score`, in units of the map).
+    """A box of an image, and by how much it stands out.
 
-    `confident` is False when nothing in the map could choose a box; the box is then the whole image, and the score 0.
-    `image`: which of a reading's images the box lies in, counted from 0.
+    Examples:
+        >>> found = boxes.search(maps.relative_attention(reading, question), window=100)[0]
+        >>> found.box, found.confident
+        (Box(x1=150, y1=190, x2=250, y2=290), True)
     """
 
     box: Box
+    """Ints, in pixels of the original image."""
     score: float
+    """By how much its window stands out, in units of the map; what else makes regions says what their score is."""
     confident: bool
+    """False when nothing in the map could choose a box; the box is then the whole image, and the score 0."""
     image: int = 0
+    """Which of a reading's images the box lies in, counted from 0."""
 
 
 class _Window(NamedTuple):
@@ -81,26 +87,46 @@ def search(
 ) -> list[Region]:
     """The `count` most important boxes of an importance map, best first; fewer if fewer stand out, never none.
 
-    Windows have sides `ratios` x `window`, in original pixels, rounded down to whole cells, at least one. Of each, the
-    placement with the largest sum is kept (the leftmost, then the topmost, of equals), and of these the one that stands
-    out most (the first of equals): its sum less the mean of its existing four neighbours', one cell away. Criterion
-    `density` divides that by the window's number of cells, as the released code of ViCrop does, and leans to the
-    smallest window; `sum` does not, as in the paper (arXiv 2502.17422).
+    Of each window, the placement with the largest sum is kept (the leftmost, then the topmost, of equals), and of these
+    the one that stands out most (the first of equals): its sum less the mean of its existing four neighbours', one cell
+    away (ViCrop, arXiv 2502.17422). A window that covers the map both ways is passed over. Cells wholly outside the
+    image (padding) count as the map's minimum.
 
     The box has sides of 2 * (ratio * window // 2) pixels around the pixel at the window's centre, is moved to lie
     inside the image, cut where it is longer, and extended where rounding (or a gap between cells) would leave out the
     centre of the window's outermost cells.
 
-    The whole image, score 0, `confident=False`, is what comes back when the map has a NaN or infinite cell, is flat, or
-    its windows all tie; and when every window is at least as large as the map, so that there is nothing to choose. A
-    window that covers the map both ways is passed over. Cells wholly outside the image (padding) count as the map's
-    minimum.
-
     Further boxes, which the paper does not have: what a found window covers is lowered to the map's minimum, and the
     same search runs again on the placements that no neighbour exceeds and whose boxes overlap every found one by an
-    intersection over union of at most `iou`, until there is none. So the first boxes do not depend on `count`.
+    intersection over union of at most `iou`, until there is none. So the first boxes do not depend on `count`; and the
+    score of a further box, which is of the lowered map, may be above that of the one before it.
 
-    Raises AttnLensError for arguments of the wrong kind.
+    Args:
+        importance: the map to search.
+        window: the side of a window of ratio 1, in pixels of the original image, above 0.
+        ratios: one or more positive numbers. Windows have sides `ratios` x `window`, rounded down to whole cells, at
+            least one. By default 1, 1.2, 1.4, 1.6, 1.8 and 2.
+        criterion: "density" divides how much a window stands out by its number of cells, as the released code of ViCrop
+            does, and leans to the smallest window; "sum" does not, as in the paper.
+        count: how many boxes at most, at least 1.
+        iou: the largest intersection over union of two boxes that are both found, from 0 (no overlap) up to, but not,
+            1.
+
+    Returns:
+        The regions, with boxes of ints in pixels of the original image; `score` is by how much the window stands out,
+            in units of the map. The whole image, score 0, `confident=False`, is what comes back when the map has a NaN
+            or infinite cell, is flat, or its windows all tie; and when every window is at least as large as the map, so
+            that there is nothing to choose.
+
+    Raises:
+        AttnLensError: for arguments of the wrong kind.
+
+    Examples:
+        >>> found = boxes.search(maps.relative_attention(reading, question), window=100)
+        >>> found[0].box
+        Box(x1=150, y1=190, x2=250, y2=290)
+        >>> found[0].box.covers(Box(*scene.box))
+        True
     """
     _check(importance, window, ratios, criterion, count, iou)
     grid = importance.grid

@@ -38,27 +38,76 @@ LONG = 2
 class Confidences(Protocol):
     """What a model thinks of regions of the image: for each box one number, from -1 (surely no) to 1 (surely yes).
 
-    2 (p(yes) - 1/2), with the softmax over yes and no. `existing`: the target is seen in the region. `latent`: by
-    common sense it could be found by looking closer. `answering`: what is seen there answers the question.
+    2 (p(yes) - 1/2), with the softmax over yes and no. Any object with these three methods will do; boxes are of ints
+    in pixels of the original image.
     """
 
-    def existing(self, boxes: Sequence[Box]) -> Sequence[float]: ...
+    def existing(self, boxes: Sequence[Box]) -> Sequence[float]:
+        """How sure it is that the target is seen in each region.
 
-    def latent(self, boxes: Sequence[Box]) -> Sequence[float]: ...
+        Args:
+            boxes: the regions, in pixels of the original image.
 
-    def answering(self, boxes: Sequence[Box]) -> Sequence[float]: ...
+        Returns:
+            One number from -1 to 1 for each box, in their order.
+
+        Examples:
+            >>> asked, regions = "Is there a pink sign in the image?", [(150, 200, 250, 300), (0, 0, 100, 100)]
+            >>> [round(one.confidence, 1) for one in answers.verify_crops(reading, regions, asked)]
+            [1.0, -1.0]
+        """
+
+    def latent(self, boxes: Sequence[Box]) -> Sequence[float]:
+        """How sure it is that, by common sense, the target could be found by looking closer at each region.
+
+        Args:
+            boxes: the regions, in pixels of the original image.
+
+        Returns:
+            One number from -1 to 1 for each box, in their order.
+
+        Examples:
+            >>> asked = "Is there a pink sign in the image?"  # the pocket models know no other question of this kind
+            >>> regions = [(0, 0, 200, 200), (0, 200, 200, 400)]
+            >>> [one.confidence > 0 for one in answers.verify_crops(reading, regions, asked)]
+            [False, True]
+        """
+
+    def answering(self, boxes: Sequence[Box]) -> Sequence[float]:
+        """How sure it is that what is seen in each region answers the question.
+
+        Args:
+            boxes: the regions, in pixels of the original image.
+
+        Returns:
+            One number from -1 to 1 for each box, in their order.
+
+        Examples:
+            >>> shown = [reading.read_alone(image.crop(box)) for box in ((0, 0, 400, 400), (150, 200, 250, 300))]
+            >>> sure = [float(np.exp(one.next_token(question).max())) for one in shown]  # of its first token
+            >>> [2 * (one - 0.5) > 0.5 for one in sure]
+            [False, True]
+        """
 
 
 @dataclass(frozen=True)
 class Node:
-    """A region of the image, a box of ints in original pixels, `depth` cuts below the whole, and what it is cut into.
+    """A region of the image, and what it is cut into.
 
     Iterating gives the node and all below it, children before their parent (post-order).
+
+    Examples:
+        >>> root = tree((400, 400), input_side=100, depth=1)
+        >>> [node.depth for node in root], root.deepest
+        ([1, 1, 1, 1, 0], 1)
     """
 
     box: Box
+    """The region: ints, in pixels of the original image."""
     depth: int = 0
+    """How many cuts it lies below the whole."""
     children: tuple[Node, ...] = ()
+    """What it is cut into, row-major; empty where it is cut no further."""
 
     def __iter__(self) -> Iterator[Node]:
         yield from chain.from_iterable(self.children)
@@ -75,25 +124,35 @@ class Node:
 class Preset:
     """The settings of ZoomEye for one model family; contradictory ones, or ones of another kind, raise AttnLensError.
 
-    `input_side`: pixels, the model's input resolution. `bias`: the weight at the root of what is seen against what may
-    be found. `threshold`, `min_threshold`, `decay`: the answering confidence that ends the search, the least it falls to, and by
-    how much it falls each time (the last fall repeats). `scale`: boxes are enlarged to this many input sides. `depth`,
-    `depth_of_all`: how often an image is cut when one target is looked for, and when all are. `min_confidence`: the existing
-    confidence from which a region counts as one of several. `variant`: "released", the search of the released code, or
-    "thorough", ours; the two differ as `find_one` says, and in that the released code shows the model each region
-    enlarged to `scale` input sides while it searches (`enlarged`).
+    Examples:
+        >>> Preset(input_side=336, bias=0.2).levels
+        (0.6, 0.5, 0.4, 0.2, 0.0, -0.2)
     """
 
     input_side: int
+    """The model's input resolution, in pixels."""
     bias: float
+    """The weight, at the root, of what is seen against what may be found: 0 to 1."""
     threshold: float = 0.6
+    """The answering confidence that ends the search, -1 to 1."""
     min_threshold: float = 0.0
+    """The least that the threshold falls to, -1 to 1."""
     decay: tuple[float, ...] = (0.1, 0.1, 0.2)
+    """By how much the threshold falls each time, at least 0.001; the last fall repeats."""
     scale: float = 1.0
+    """Boxes are enlarged to this many input sides."""
     depth: int = 5
+    """How often an image is cut when one target is looked for."""
     depth_of_all: int = 2
+    """How often an image is cut when all targets are looked for."""
     min_confidence: float = 0.6
+    """The existing confidence from which a region counts as one of several, -1 to 1."""
     variant: Variant = "released"
+    """Whose search it is: "released", that of the released code, or "thorough", ours.
+
+    The two differ as `find_one` says, and in that the released code shows the model each region enlarged to `scale`
+    input sides while it searches.
+    """
 
     def __post_init__(self) -> None:
         check_count("input_side", self.input_side, "pixels")
@@ -105,8 +164,8 @@ class Preset:
             and -1 <= self.min_threshold <= self.threshold <= 1
         ):
             raise AttnLensError(
-                f"The threshold starts at {self.threshold!r} and falls to {self.min_threshold!r}; expected confidences from -1 to "
-                "1, min_threshold <= threshold."
+                f"The threshold starts at {self.threshold!r} and falls to {self.min_threshold!r}; expected confidences "
+                "from -1 to 1, min_threshold <= threshold."
             )
         decay = self.decay if isinstance(self.decay, tuple | list) else ()
         if not decay or not all(is_number(fall) and fall >= 0.001 for fall in decay):
@@ -127,8 +186,11 @@ class Preset:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """The thresholds one after the other, from `threshold` down to what is not below `min_threshold`; as released, and the one
-        that is: the code lowers the threshold first, and checks afterwards whether it is too low."""
+        """The thresholds one after the other, from `threshold` down to what is not below `min_threshold`.
+
+        As released, one more follows that is: the code lowers the threshold first, and checks afterwards whether it is
+        too low.
+        """
         levels = [self.threshold]
         falls = chain(self.decay, repeat(self.decay[-1]))
         while levels[-1] >= self.min_threshold:
@@ -153,9 +215,28 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 def tree(image_size: tuple[int, int], input_side: int, depth: int = 5) -> Node:
     """The regions of an image of (width, height) that a search may visit, at most `depth` cuts deep.
 
-    A region is cut while its longer side is at least `input_side` pixels and there is a pixel for each part: into 2 x 2
-    parts, or, if one side is at least twice the other, into four along that one. Parts differ by at most a pixel and
-    cover the region exactly.
+    A region is cut into 2 x 2 parts, or, if one side is at least twice the other, into four along that one. Parts
+    differ by at most a pixel and cover the region exactly.
+
+    Args:
+        image_size: (width, height) of the image, in whole pixels.
+        input_side: the model's input resolution, in pixels. A region is cut while its longer side is at least so long,
+            and there is a pixel for each part.
+        depth: how many times a region is cut at most; 0 leaves the whole image (paper: 5).
+
+    Returns:
+        The root of the tree: the whole image.
+
+    Raises:
+        AttnLensError: for an image size or an `input_side` that is no whole number of at least 1, and for a `depth`
+            that is none of at least 0.
+
+    Examples:
+        >>> root = tree((1344, 1000), input_side=336)
+        >>> root.deepest, len(list(root))
+        (3, 85)
+        >>> root.children[1].box
+        Box(x1=672, y1=0, x2=1344, y2=500)
     """
     width, height = checked_size(image_size)
     if not is_count(input_side):
@@ -204,18 +285,38 @@ def priority(existing: float, latent: float, depth: int, deepest: int, bias: flo
 def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom: bool = False) -> Region:
     """The region of the tree `root` in which the question is answerable: best-first search (type 1).
 
-    The region of highest priority is taken next (the first put in of equals), starting with the whole. If its answering
-    confidence is at least the threshold, it is the one; otherwise its parts join the queue, at two questions each.
-    After 3 D regions (D: how deep this tree is), and after every two more, the threshold falls by a level, and the best
-    region so far is taken if it passes (the first of equals). `to_bottom`, for questions with several targets: nothing
-    is taken, nor given up, before a region that is cut no further has been looked at, and then, as released, the
-    deepest region that passes is taken, of equally deep ones the surest.
+    The region of highest priority is taken next (the first put in of equals), starting with the whole; priority weighs
+    existing against latent confidence, as `bias` of the preset says. If its answering confidence is at least the
+    threshold, it is the one; otherwise its parts join the queue, at two questions each. After 3 D regions (D: how deep
+    this tree is), and after every two more, the threshold falls by a level, and the best region so far is taken if it
+    passes (the first of equals).
 
-    `score` is the answering confidence. Nothing found: the whole image, score 0, `confident=False`. As released that is
-    so when no region passes the first threshold below the floor, and when every region has been looked at. The variant
-    "thorough" takes no threshold below the floor, always takes the surest region, and lets the threshold fall to its
-    last level at once when every region has been looked at. Raises AttnLensError for confidences that are not one
-    number from -1 to 1 for each box.
+    The variant "released" of `preset` finds nothing when no region passes the first threshold below the floor, and when
+    every region has been looked at. The variant "thorough" takes no threshold below the floor, always takes the surest
+    region, and lets the threshold fall to its last level at once when every region has been looked at.
+
+    Args:
+        root: the regions that may be visited, from `tree`.
+        confidences: what a model thinks of them.
+        preset: the settings: thresholds, bias and variant. The floor is its `min_threshold`.
+        to_bottom: for questions with several targets: nothing is taken, nor given up, before a region that is cut no
+            further has been looked at, and then, as released, the deepest region that passes is taken, of equally deep
+            ones the surest.
+
+    Returns:
+        The region, in pixels of the original image; `score` is the answering confidence. Nothing found: the whole
+            image, score 0, `confident=False`.
+
+    Raises:
+        AttnLensError: for confidences that are not one number from -1 to 1 for each box.
+
+    Examples:
+        >>> class Sharp:  # stands in for a model that reads the sign where it fills enough of the region
+        ...     existing = latent = lambda self, boxes: [2 * box.covers(Box(*scene.box)) - 1 for box in boxes]
+        ...     def answering(self, boxes):
+        ...         return [existing if box.width <= 100 else -1 for box, existing in zip(boxes, self.existing(boxes))]
+        >>> find_one(tree(image.size, input_side=100), Sharp(), PRESETS["pocket"]).box
+        Box(x1=200, y1=200, x2=300, y2=300)
     """
     released = preset.variant == "released"
     nothing = Region(root.box, 0.0, False)
@@ -273,10 +374,29 @@ def _promising(node: Node, confidences: Confidences, deepest: int, bias: float) 
 def find_all(root: Node, confidences: Confidences, min_confidence: float = 0.6) -> list[Region]:
     """The regions of the tree `root` that show a target, in post-order (type 2: "how many", "all").
 
-    From the smallest up, a region is kept if its existing confidence, the `score`, is at least `min_confidence` and at least
-    that of everything inside it; it then stands for what was kept inside it. None kept: the whole image, score 0,
-    `confident=False`. Every region is asked about once, all in one call. "Its children's best" of the paper is taken to
-    be the best of all below, not of the next level only, so that a sure find is not swallowed by the whole image.
+    From the smallest up, a region is kept if its existing confidence is at least `min_confidence` and at least that of
+    everything inside it; it then stands for what was kept inside it. Every region is asked about once, all in one call.
+    "Its children's best" of the paper is taken to be the best of all below, not of the next level only, so that a sure
+    find is not swallowed by the whole image.
+
+    Args:
+        root: the regions that are asked about, from `tree`.
+        confidences: what a model thinks of them; only `existing` is asked.
+        min_confidence: the existing confidence, from -1 to 1, from which a region counts.
+
+    Returns:
+        The regions, in pixels of the original image; `score` is the existing confidence. None kept: the whole image,
+            score 0, `confident=False`.
+
+    Raises:
+        AttnLensError: for confidences that are not one number from -1 to 1 for each box.
+
+    Examples:
+        >>> class Sharp:  # stands in for a model that sees signs where they fill enough of the region
+        ...     def existing(self, boxes):
+        ...         return [any(box.covers(Box(*sign.box)) for sign in scene.signs) * 100 / box.width for box in boxes]
+        >>> [tuple(one.box) for one in find_all(tree(image.size, input_side=100, depth=2), Sharp())]
+        [(0, 200, 100, 300), (200, 200, 300, 300)]
     """
     boxes = [node.box for node in root]
     scores = dict(zip(boxes, _asked(confidences, "existing", boxes), strict=True))
@@ -295,9 +415,25 @@ def _kept(node: Node, scores: Mapping[Box, float], min_confidence: float) -> tup
 def merge_near(boxes: Sequence[Box], image_size: tuple[int, int], side: float, near: float = 100) -> list[Box]:
     """The boxes to show the model, of ints in original pixels: each at least `side` wide and high, near ones as one.
 
-    Each is `enlarged`. Two boxes that are at most `near` pixels apart, across and down, become the smallest around
-    both, until none are; order is by first member (the released code widens each box by 50 pixels, and joins what then
-    touches).
+    A smaller box grows about its centre, is moved to lie inside the image, and is cut where the image is smaller. Two
+    boxes that are near, across and down, then become the smallest around both, until none are. The released code widens
+    each box by 50 pixels, and joins what then touches.
+
+    Args:
+        boxes: the boxes, in pixels of the original image.
+        image_size: (width, height) of the image, in pixels.
+        side: the least width and height, in pixels (ZoomEye: the input side times the preset's `scale`).
+        near: how many pixels apart, across and down, two boxes may be at most to be joined.
+
+    Returns:
+        The boxes, in the order of the first that each holds.
+
+    Raises:
+        AttnLensError: for a box that is malformed or outside the image.
+
+    Examples:
+        >>> merge_near([Box(10, 10, 50, 50), Box(120, 10, 150, 50), Box(700, 500, 800, 550)], (1000, 800), side=100)
+        [Box(x1=0, y1=0, x2=185, y2=100), Box(x1=700, y1=475, x2=800, y2=575)]
     """
     joined = [enlarged(box, image_size, side) for box in boxes]
     while pair := next((p for p in combinations(range(len(joined)), 2) if _gap(*(joined[i] for i in p)) <= near), None):

@@ -38,7 +38,7 @@ NEW_TOKENS = 6
 class Finding:
     """What one check found.
 
-    Example:
+    Examples:
         >>> report = next(attnlens.conformance.check_all(["git"]))
         >>> report.findings[0].check, report.findings[0].passed
         ('adapter', False)

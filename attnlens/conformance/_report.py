@@ -66,7 +66,7 @@ class Report:
         Returns:
             Every field by its name, each finding as a dict, and `passed`.
 
-        Example:
+        Examples:
             >>> found = next(attnlens.conformance.check_all(["git"])).as_dict()
             >>> found["model_type"], found["passed"], found["findings"][0]["check"]
             ('git', False, 'adapter')
@@ -92,7 +92,7 @@ def check_tiny(model_type: str, adapter: str | Path | AdapterSpec | None = None)
         AttnLensError: where there is no adapter for the type, or none of that name, and where `adapter` is not for the
             type. The message says so where the type answers no questions about pictures.
 
-    Example:
+    Examples:
         >>> attnlens.conformance.check_tiny("llava").passed
         True
     """
@@ -131,7 +131,7 @@ def check_model(
     Raises:
         AttnLensError: where the model cannot be loaded, as `attnlens.load` says.
 
-    Example:
+    Examples:
         >>> attnlens.conformance.check_model("pocket/llava").passed
         True
     """
@@ -153,7 +153,7 @@ def check_all(
     Returns:
         A report for each type, as soon as it is done. A type without an adapter does not pass.
 
-    Example:
+    Examples:
         >>> [(one.model_type, one.passed) for one in attnlens.conformance.check_all(["llava", "git"])]
         [('llava', True), ('git', False)]
     """

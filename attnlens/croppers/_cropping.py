@@ -57,11 +57,11 @@ def clip(scorer: Scorer, *, rounds: int = 20, cut: float = 0.1) -> Cropper:
         AttnLensError: for numbers of the wrong kind; and, when the cropper is called, for scores that are not one
             finite number for each crop.
 
-    Example:
+    Examples:
         >>> def reddish(crops, question):
         ...     return [np.asarray(crop)[..., 0].mean() for crop in crops]
         >>> clip(reddish, rounds=8)(image, question)[0].box
-        Box()
+        Box(x1=108, y1=40, x2=400, y2=332)
     """
     if not is_count(rounds):
         raise AttnLensError(f"rounds is {rounds!r}; expected a whole number, at least 1 (paper: 20).")
@@ -105,7 +105,7 @@ def rank_regions(regions: Proposer, scorer: Scorer, *, count: int = 1, iou: floa
         AttnLensError: for numbers of the wrong kind; and, when the cropper is called, for a box that is malformed or
             wholly outside the image, and for scores that are not one finite number for each crop.
 
-    Example:
+    Examples:
         >>> def corners(image):
         ...     return [(0, 0, 100, 60), (300, 300, 400, 400)]
         >>> rank_regions(corners, lambda crops, question: [crop.width * crop.height for crop in crops])(image, question)
@@ -144,7 +144,7 @@ def external(function: Function) -> Cropper:
     Raises:
         AttnLensError: when the cropper is called, for a box that is malformed or wholly outside the image.
 
-    Example:
+    Examples:
         >>> def mine(image, question):
         ...     return [(10, 20, 200, 120)]
         >>> external(mine)(image, question)[0].box

@@ -32,7 +32,7 @@ def detector(model: Any, processor: Any = None, *, threshold: float = 0.25, devi
         AttnLensError: for a threshold that is none and a model that cannot be loaded; and, when it is called, for
             scores or boxes of the model that are NaN or infinite.
 
-    Example:
+    Examples:
         >>> from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
         >>> tiny = YolosForObjectDetection(YolosConfig(hidden_size=48, num_hidden_layers=1, num_detection_tokens=7))
         >>> len(detector(tiny, YolosImageProcessorPil(), threshold=0)(image))

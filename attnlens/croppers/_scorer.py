@@ -31,7 +31,7 @@ def clip_scorer(model: Any, processor: Any = None, *, batch: int = 32, device: A
         AttnLensError: for a model that is no CLIP or cannot be loaded; and, when the scorer is called, for a text that
             is longer than the model reads.
 
-    Example:
+    Examples:
         >>> scorer = clip_scorer(attnlens.pocket.cropper_path("clip"))
         >>> here, elsewhere = scorer([image.crop((180, 240, 230, 290)), image.crop((0, 0, 50, 50))], "the pink sign")
         >>> here > elsewhere

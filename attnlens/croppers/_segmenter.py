@@ -57,11 +57,12 @@ def segmenter(
         AttnLensError: for numbers of the wrong kind, and for a model that is no SAM or cannot be loaded; and, when it
             is called, for masks or scores that are NaN or infinite.
 
-    Example:
+    Examples:
         >>> from transformers import SamConfig, SamImageProcessorPil, SamModel
-        >>> small = SamConfig({"image_size": 64, "num_hidden_layers": 1}, {"image_size": 64})
+        >>> small = {"image_size": 64, "num_hidden_layers": 1}
+        >>> tiny = SamModel(SamConfig(vision_config=small, prompt_encoder_config={"image_size": 64}))
         >>> pictures = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
-        >>> segmenter(SamModel(small), pictures, points=2)(image)  # random weights are sure of no mask
+        >>> segmenter(tiny, pictures, points=2)(image)  # random weights are sure of no mask
         []
     """
     if not (is_count(points) and is_count(batch)):

@@ -12,12 +12,18 @@ from attnlens.errors import first_line
 def examine(timeout: float = _attempts.TIMEOUT) -> Iterator[Finding]:
     """What works here and what does not, first of all the reasons for others.
 
-        from attnlens.doctor import examine
-
-        broken = [one for one in examine() if one.state == "fails"]
-
     Nothing here raises, and nothing is downloaded: what may crash, or spoil what is imported next, is tried in a Python
-    of its own, which is given `timeout` seconds. Half a minute on two cores.
+    of its own. It takes half a minute on two cores.
+
+    Args:
+        timeout: the seconds that each such Python is given.
+
+    Returns:
+        The findings, one after the other, as they are made.
+
+    Examples:
+        >>> from attnlens.doctor import examine
+        >>> broken = [one for one in examine() if one.state == "fails"]     # doctest: +SKIP
     """
     tried, torchvision = (_attempted(kind, timeout) for kind in ("others", "torchvision"))
     yield from _guarded("versions", "versions", lambda: _packages.needed(tried))

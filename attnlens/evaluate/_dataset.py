@@ -64,7 +64,7 @@ class Example:
             AttnLensError: where there is no image, where the box lies outside it, and where the question or the box is
                 not that of the scene.
 
-        Example:
+        Examples:
             >>> attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)[0].open().mode
             'RGB'
         """
@@ -93,7 +93,7 @@ class Example:
         Raises:
             AttnLensError: as `open` does.
 
-        Example:
+        Examples:
             >>> example = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)[0]
             >>> example.size() == example.open().size
             True
@@ -143,7 +143,7 @@ def pocket_examples(split: str, bins: Iterable[str], tasks: Iterable[str], count
     Raises:
         AttnLensError: for a `count` out of range, and for a name that is none of those.
 
-    Example:
+    Examples:
         >>> attnlens.evaluate.pocket_examples("test", ["small"], ["colour"], count=8)[7].image_path
         'scene:test/small/colour/7'
     """
@@ -174,7 +174,7 @@ def with_boxes(examples: Iterable[Example], why: str) -> list[Example]:
     Raises:
         AttnLensError: when none has a box.
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read", "describe"], count=2)
         >>> [example.id for example in attnlens.evaluate.with_boxes(examples, "an attention ratio")]
         ['test/small/read/0', 'test/small/read/1']
@@ -210,7 +210,7 @@ def read(path: str | os.PathLike[str]) -> list[Example]:
         AttnLensError: where the file cannot be read or is no list of objects; and one error that names every bad entry
             (the first ten, and how many more).
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=3)
         >>> attnlens.evaluate.write("read.json", examples)
         >>> attnlens.evaluate.read("read.json") == examples
@@ -252,7 +252,7 @@ def write(path: str | os.PathLike[str], examples: Iterable[Example]) -> None:
     Raises:
         AttnLensError: where the file cannot be written.
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=3)
         >>> attnlens.evaluate.write("written/signs.json", examples)
         >>> attnlens.evaluate.read("written/signs.json")[2].id
@@ -282,7 +282,7 @@ def export(path: str | os.PathLike[str], examples: Iterable[Example]) -> list[Ex
     Raises:
         AttnLensError: where a file cannot be written, and where an example cannot be opened.
 
-    Example:
+    Examples:
         >>> examples = attnlens.evaluate.pocket_examples("test", ["small"], ["read"], count=1)
         >>> [example.image_path for example in attnlens.evaluate.export("exported/signs.json", examples)]
         ['exported/images/00000-test-small-read-0.png']

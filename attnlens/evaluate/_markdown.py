@@ -229,9 +229,9 @@ def _cost(numbers: Numbers) -> list[str]:
             rows.append([model, name, size, _cell(numbers["accuracy"][model], size, name), *values])
     return [
         "## Every recipe and its cost (FOCUS's table 10)",
-        f"{_paper.COST} Here the mean work of the model for one question counts, everything included: passes over image "
-        "tokens, passes over prompt tokens, gradient passes, and image tokens prefilled. The first answer (one pass) "
-        f"and the answer with the crop (another) are part of it.{note}",
+        f"{_paper.COST} Here the mean work of the model for one question counts, everything included: passes over "
+        "image tokens, passes over prompt tokens, gradient passes, and image tokens prefilled. The first answer (one "
+        f"pass) and the answer with the crop (another) are part of it.{note}",
         table(["model", "crop", "size", "accuracy", *columns.values()], rows, right=range(3, 4 + len(columns))),
     ]
 

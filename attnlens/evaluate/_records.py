@@ -46,7 +46,7 @@ class Records:
     with a checksum, written in one call: a run that is killed leaves at most one torn line, which is cut off when the
     file is opened again. While it is open, the file is locked against a second run.
 
-    Example:
+    Examples:
         >>> with attnlens.evaluate.Records("out/run.jsonl", {"model": "pocket/llava"}) as records:
         ...     if ("none", "test/small/read/7") not in records:
         ...         records.add(("none", "test/small/read/7"), {"answer": "4", "right": True})
@@ -109,7 +109,7 @@ class Records:
         Returns:
             The data as JSON gives it back: tuples are lists. None where there is no such record.
 
-        Example:
+        Examples:
             >>> with attnlens.evaluate.Records("get.jsonl", {"model": "pocket/llava"}) as records:
             ...     records.add(("none", "7"), {"answer": "4", "box": (1, 2, 3, 4)})
             ...     records.get(("none", "7"))
@@ -123,7 +123,7 @@ class Records:
         Returns:
             A dict of its own. Data is as JSON gives it back: tuples are lists.
 
-        Example:
+        Examples:
             >>> with attnlens.evaluate.Records("all.jsonl", {"model": "pocket/llava"}) as records:
             ...     records.add(("none", "7"), {"answer": "4"})
             ...     records.all()
@@ -142,7 +142,7 @@ class Records:
             AttnLensError: when the key is there or is no tuple of strings, when the data is no plain JSON, and when the
                 file cannot be written, as on a full disk.
 
-        Example:
+        Examples:
             >>> with attnlens.evaluate.Records("add.jsonl", {"model": "pocket/llava"}) as records:
             ...     records.add(("none", "7"), {"answer": "4", "right": True})
             ...     ("none", "7") in records
@@ -161,7 +161,7 @@ class Records:
 
         `with` does it by itself.
 
-        Example:
+        Examples:
             >>> records = attnlens.evaluate.Records("close.jsonl", {"model": "pocket/llava"})
             >>> records.close()
         """

@@ -31,7 +31,7 @@ FRESH = 300
 class Interval:
     """A mean of `count` values and its interval, in the unit of the values.
 
-    Example:
+    Examples:
         >>> attnlens.evaluate.bootstrap([True, True, False, True]).points
         Interval(mean=75.0, low=25.0, high=100.0, count=4)
     """
@@ -76,7 +76,7 @@ def is_correct(answer: str, labels: Iterable[str]) -> bool:
     Returns:
         True for a right answer; an empty one never is.
 
-    Example:
+    Examples:
         >>> attnlens.evaluate.is_correct("The red one.", ["red one"])
         True
     """
@@ -99,7 +99,7 @@ def bootstrap(values: Sequence[float] | npt.ArrayLike, *, resamples: int = RESAM
     Raises:
         AttnLensError: when there is no value, or one that is not finite.
 
-    Example:
+    Examples:
         >>> attnlens.evaluate.bootstrap([1, 1, 0, 1])
         Interval(mean=0.75, low=0.25, high=1.0, count=4)
     """
@@ -137,7 +137,7 @@ def difference(
     Raises:
         AttnLensError: when the two differ in length, when there is no value, or one that is not finite.
 
-    Example:
+    Examples:
         >>> attnlens.evaluate.difference([1, 1, 1, 0], [1, 0, 0, 0]).points
         Interval(mean=50.0, low=0.0, high=100.0, count=4)
     """

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 class Cost:
     """Work done by the model, and by others that chose its crop. Costs are added and subtracted.
 
-    Example:
+    Examples:
         >>> reading = lens.read(image)
         >>> first, second = reading.answer(question).cost, reading.answer("What colour is the sign?").cost
         >>> first.image_tokens, second.image_tokens, (first + second).forwards
@@ -46,7 +46,7 @@ class Cost:
         Returns:
             A dict with one entry for each field.
 
-        Example:
+        Examples:
             >>> attnlens.lens.Cost(prefills=1, forwards=2, image_tokens=100).as_dict()
             {'prefills': 1, 'forwards': 2, 'backwards': 0, 'image_tokens': 100, 'external': 0, 'seconds': 0.0}
         """

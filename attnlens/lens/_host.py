@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnlens._upstream import is_hooked
 from attnlens.adapters._schema import AdapterSpec, Defaults
 from attnlens.errors import AttnLensError
+from attnlens.lens._capture.hidden_states import first_not_finite
 from attnlens.lens._capture.tracer import Tracer
 from attnlens.lens._cost import Meter
 from attnlens.lens._inputs.batching import on_device
@@ -79,6 +82,44 @@ class Host:
                 f"The prompt and its answer take {tokens} tokens, and the model's context holds {context}. Shorten the "
                 "question, read fewer or smaller images, or ask for fewer regions (count=) or new tokens."
             )
+
+    def check_log_probs(self, prompt: Prompt, log_probs: Tensor) -> None:
+        """Raises AttnLensError unless these are logarithms of probabilities: a token that cannot come has -inf.
+
+        Where they are not, the model reads the prompt once more, to say in which layer that begins.
+        """
+        if bool((log_probs < math.inf).all()):  # false of NaN, too
+            return
+        layer = first_not_finite(self.model, self.structure, self.inputs(prompt))
+        begun = f"first in what enters layer {layer}" if layer is not None else "in or behind the last layer"
+        raise self._not_finite("logits", f"{begun} of its language model")
+
+    def check_by_layer(self, what: str, values: Sequence[Tensor]) -> None:
+        """Raises AttnLensError unless `what`, of each layer of the structure or of none, is finite."""
+        if values:
+            layers = [f"layer {number} of its language model" for number in self.structure.layers]
+            self.check_finite(what, values, layers)
+
+    def check_finite(self, what: str, values: Sequence[Tensor], places: Sequence[str]) -> None:
+        """Raises AttnLensError unless all of `values`, which are `what` in so many `places`, are finite."""
+        for place, one in zip(places, values, strict=True):
+            if not bool(one.isfinite().all()):
+                raise self._not_finite(what, f"first in {place}")
+
+    def _not_finite(self, what: str, where: str) -> AttnLensError:
+        """Numbers that are none: what a model in too narrow a dtype, or with damaged weights, gives."""
+        # Weights on the meta device are where accelerate offloads them: elsewhere.
+        here = ((name, weights) for name, weights in self.model.named_parameters() if not weights.is_meta)
+        damaged = [name for name, weights in here if not bool(weights.isfinite().all())]
+        advice = (
+            f"Its weights are not finite themselves ({', '.join(damaged[:3])}): get the checkpoint anew."
+            if damaged
+            else 'Load it in a wider dtype: dtype="float32", or "bfloat16".'
+        )
+        return AttnLensError(
+            f"{self.name} in {str(self.model.dtype).removeprefix('torch.')} gives {what} that are not finite "
+            f"(NaN or infinite), {where}. {advice}"
+        )
 
     def layer_index(self, layer: int | str | None = None) -> int | None:
         """The index into `Trace.layers` of a layer's number; None stands for the mean of all.

@@ -24,7 +24,7 @@ class Lens:
 
     `copy.deepcopy` makes a lens of its own, with a copy of the model. A lens is not pickled: load it where it is used.
 
-    Example:
+    Examples:
         >>> reading = lens.read(image)
         >>> reading.answer(question).text
         '2'
@@ -103,7 +103,7 @@ class Lens:
         Raises:
             AttnLensError: for an empty list, and for an image that cannot be opened or that the model cannot take.
 
-        Example:
+        Examples:
             >>> lens.read(image).image.size
             (400, 400)
             >>> len(lens.read([image, image.crop((0, 0, 100, 100))]).images)
@@ -131,7 +131,7 @@ class Lens:
             AttnLensError: for no image, one that cannot be opened, a question without text, and a `batch` that is no
                 whole number of at least 1.
 
-        Example:
+        Examples:
             >>> log_probs = lens.next_tokens([image, image.crop(scene.box)], question)
             >>> [lens.tokenizer.decode(row.argmax()) for row in log_probs]
             ['2', '6']
@@ -157,7 +157,7 @@ class Lens:
             AttnLensError: for a text that is empty, that holds an image token or is longer than the model's context,
                 and for a model that cannot do without an image (Idefics).
 
-        Example:
+        Examples:
             >>> lens.generate_text("Name a colour.")
             'blue'
         """
@@ -176,7 +176,7 @@ class Lens:
         Raises:
             AttnLensError: for a layer without attention to see.
 
-        Example:
+        Examples:
             >>> lens.layer_index(2), lens.layer_index("mean")
             (2, None)
         """
@@ -195,7 +195,7 @@ class Lens:
         Raises:
             AttnLensError: for a layer without attention to see.
 
-        Example:
+        Examples:
             >>> attnlens.load("pocket/instructblip").connector_layer_index(0)
             0
         """

@@ -73,7 +73,7 @@ def load(
         AttnLensError: for a model that cannot be loaded or lacks weights, one whose family no adapter is for, arguments
             that do not go together, and versions that give wrong maps.
 
-    Example:
+    Examples:
         >>> lens = attnlens.load("pocket/llava")
         >>> reading = lens.read(image)
         >>> lens = attnlens.load("Qwen/Qwen2.5-VL-7B-Instruct", device_map="auto", revision="main")  # doctest: +SKIP
@@ -86,7 +86,9 @@ def load(
         model = unwrapped(model)
         check_model(model)
         check_processor(processor)
-        return Lens(to_device(model, device, dtype), processor, _spec(adapter, model.config))
+        return Lens(
+            to_device(model, device, None if dtype == "auto" else dtype), processor, _spec(adapter, model.config)
+        )
     try:
         return _loaded(str(name), processor, adapter, device, dtype, trust_remote_code, allow_missing_weights, options)
     except AttnLensError:

@@ -14,7 +14,6 @@ from torch import Tensor
 from attnlens._checks import check_count
 from attnlens.errors import AttnLensError
 from attnlens.lens._capture.arrays import array
-from attnlens.lens._finite import check_log_probs
 from attnlens.lens._host import Host
 from attnlens.lens._inputs.batching import joined, on_device
 from attnlens.lens._inputs.prompt import PreparedImage, Prompt
@@ -62,7 +61,7 @@ def _together(host: Host, prompts: Sequence[Prompt], alone: Sequence[dict[str, A
     logits: Tensor = host.model(**inputs).logits
     log_probs = logits[:, -1].float().log_softmax(-1)
     for prompt, own in zip(prompts, log_probs, strict=True):
-        check_log_probs(host, prompt, own)
+        host.check_log_probs(prompt, own)
     return log_probs
 
 

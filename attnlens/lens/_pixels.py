@@ -11,7 +11,6 @@ from torch import Tensor
 from attnlens.errors import AttnLensError
 from attnlens.lens._capture import passes
 from attnlens.lens._capture.arrays import array
-from attnlens.lens._finite import check_finite
 from attnlens.lens._host import Host
 from attnlens.lens._inputs.batching import joined, on_device
 from attnlens.lens._inputs.prompt import PreparedImage, Prompt
@@ -52,7 +51,7 @@ class Pixels:
         whole = {key: value for key, value in joined(features, spec).items() if key in prompt.vision_inputs}
         inputs = host.inputs(prompt) | on_device(whole, host.model)
         gradients = passes.pixel_gradient(host.model, inputs, leaves, partial(host.generator.first_token, prompt))
-        check_finite(host, "gradients", gradients, ["the pixels"] * len(gradients))
+        host.check_finite("gradients", gradients, ["the pixels"] * len(gradients))
         host.meter.forward(prompt.image_tokens)
         host.meter.backward()
         return tuple(gradients)

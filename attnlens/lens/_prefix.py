@@ -19,7 +19,6 @@ from transformers import DynamicCache
 from attnlens._upstream import cache_name
 from attnlens.errors import AttnLensError
 from attnlens.lens._capture import passes
-from attnlens.lens._finite import check_log_probs
 from attnlens.lens._host import Host
 from attnlens.lens._inputs.batching import on_device
 from attnlens.lens._inputs.prompt import Prompt
@@ -83,7 +82,7 @@ class PrefixCache:
             host.meter.forward(state.prompt.image_tokens)
             return log_probs
         log_probs = host.generator.extend(state.prompt, state.positions, state.prompt.length, branch(state.cache))
-        check_log_probs(host, state.prompt, log_probs)
+        host.check_log_probs(state.prompt, log_probs)
         host.meter.forward()
         return log_probs
 
@@ -131,7 +130,7 @@ class PrefixCache:
         if cache.get_seq_length() < stop:
             vision = on_device(prompt.vision(held), host.model) if held < len(prompt.images) else None
             log_probs = host.generator.extend(prompt, positions, stop, cache, vision)
-            check_log_probs(host, prompt, log_probs)
+            host.check_log_probs(prompt, log_probs)
             host.meter.forward(sum(map(len, prompt.positions[held:])))
         if stop < prompt.length:
             return PromptState(prompt, positions, cache)
@@ -187,5 +186,5 @@ class PrefixCache:
         inputs = self._host.inputs(prompt) | ({} if cache is None else self._on(cache))
         logits: Tensor = self._host.model(**inputs).logits
         log_probs = logits[0, -1].float().log_softmax(-1)
-        check_log_probs(self._host, prompt, log_probs)
+        self._host.check_log_probs(prompt, log_probs)
         return log_probs

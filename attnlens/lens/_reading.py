@@ -26,9 +26,7 @@ from attnlens.geometry import Box, Grid
 from attnlens.lens._capture import hidden_states, passes
 from attnlens.lens._capture.arrays import array, keys_of, patches_of, rows_at, spans_of, word_rows_at
 from attnlens.lens._cost import Cost, Meter
-from attnlens.lens._finite import check_by_layer, check_finite, check_log_probs
 from attnlens.lens._host import Host
-from attnlens.lens._image_trace import ImageTrace, image_trace, pick_image
 from attnlens.lens._inputs.prompt import PreparedImage, Prompt, checked_question
 from attnlens.lens._inputs.token_positions import REMOVED, differing_tokens, places, words_in
 from attnlens.lens._layouts import Layout
@@ -39,7 +37,7 @@ from attnlens.lens._next_tokens import next_tokens
 from attnlens.lens._pixels import Pixels
 from attnlens.lens._prefix import PrefixCache
 from attnlens.lens._text import generate_text
-from attnlens.lens._trace import Array, Trace
+from attnlens.lens._trace import Array, ImageTrace, Trace, image_trace, pick_image
 from attnlens.lens._values import ValueSimilarity, cosines
 from attnlens.lens._words import WordAttention, looking
 
@@ -53,7 +51,7 @@ Sinks = Literal["keep", "mask"]
 class Answer:
     """A greedy answer, and what it cost.
 
-    Example:
+    Examples:
         >>> answer = reading.answer(question)
         >>> answer.text, round(answer.log_prob, 1)
         ('2', -0.6)
@@ -76,7 +74,7 @@ class Reading:
     question is a short tail on it, where the images are read before the question. `copy.deepcopy` makes a reading on a
     lens of its own, which reads the images anew. A reading is not pickled.
 
-    Example:
+    Examples:
         >>> reading = lens.read(image)
         >>> reading.answer(question).text, reading.zoom(scene.box).answer(question).text
         ('2', '6')
@@ -158,7 +156,7 @@ class Reading:
             AttnLensError: for a question that cannot be asked or is too long with the images, and for attention or
                 gradients that are not finite.
 
-        Example:
+        Examples:
             >>> reading.trace(question).attention.shape
             (4, 4, 100)
             >>> reading.trace(question, gradients=True).attention_gradient.shape
@@ -185,7 +183,7 @@ class Reading:
             AttnLensError: for a question that cannot be asked or is too long with the images and the answer, and for a
                 `max_new_tokens` that is no whole number of at least 1.
 
-        Example:
+        Examples:
             >>> reading.answer(question).text
             '2'
         """
@@ -201,7 +199,7 @@ class Reading:
             else:
                 cache = branch(asked.cache)
                 tokens, log_prob = host.generator.decode(asked.prompt, asked.positions, cache, max_new_tokens)
-        check_log_probs(host, asked.prompt, torch.tensor(log_prob))
+        host.check_log_probs(asked.prompt, torch.tensor(log_prob))
         text = self._host.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(text, tuple(tokens), log_prob, stretch.cost)
 
@@ -218,7 +216,7 @@ class Reading:
         Raises:
             AttnLensError: for a question that cannot be asked or is too long with the images.
 
-        Example:
+        Examples:
             >>> log_probs = reading.next_token(question)
             >>> log_probs.shape, lens.tokenizer.decode(log_probs.argmax())
             ((721,), '2')
@@ -242,7 +240,7 @@ class Reading:
             AttnLensError: for words that the question does not hold or that the tokenizer has no token for, and for a
                 model that leaves no cache.
 
-        Example:
+        Examples:
             >>> reading.value_similarity(question, "pink").cosines.shape
             (4, 1, 113)
         """
@@ -271,7 +269,7 @@ class Reading:
             AttnLensError: for words that the question does not hold, or that do not look at the images, such as those
                 before them in the prompt, or all of them in an encoder-decoder.
 
-        Example:
+        Examples:
             >>> reading.word_attention(question, "pink sign").attention.shape
             (4, 4, 2, 100)
         """
@@ -283,7 +281,7 @@ class Reading:
         queries = [one - stop for one in at]
         rows, connected = passes.words(host.model, host.tracer, structure, inputs, queries, connector)
         host.meter.forward(prompt.image_tokens if whole else 0)
-        check_by_layer(host, "attention", rows)
+        host.check_by_layer("attention", rows)
         spans, layouts = spans_of(self._keys(prompt)), self._plain()
         length = spans[-1].stop if structure.attends_to == "image" else stop
         return WordAttention(
@@ -314,7 +312,7 @@ class Reading:
             AttnLensError: for an answer without text or longer than the context, and for a model that leaves no cache
                 to go on from.
 
-        Example:
+        Examples:
             >>> seen = reading.answer_attention(question, "6")
             >>> seen.attention.shape, reading.trace(question).input_ids.shape, seen.words
             ((4, 4, 1, 100), (114,), (114,))
@@ -333,7 +331,7 @@ class Reading:
         for at in range(start, start + len(tokens)):
             inputs = host.generator.chunk(whole, positions, at, at + 1, cache)
             found, _ = passes.words(host.model, host.tracer, host.structure, inputs, [-1], ())
-            check_by_layer(host, "attention", found)
+            host.check_by_layer("attention", found)
             host.meter.forward()
             rows.append(word_rows_at(found, self._columns(asked.prompt), at + 1))
         return WordAttention(
@@ -378,7 +376,7 @@ class Reading:
         Raises:
             AttnLensError: for an unknown image, layer or value of `sinks`, and as `trace` and `sinks`.
 
-        Example:
+        Examples:
             >>> one = reading.image_trace(question, layer=2)
             >>> one.attention.shape, one.layers, one.grid.shape
             ((1, 4, 100), (2,), (10, 10))
@@ -413,7 +411,7 @@ class Reading:
         Raises:
             AttnLensError: for an unknown image, layer or value of `sinks`, and as `word_attention` and `sinks`.
 
-        Example:
+        Examples:
             >>> reading.image_word_attention(question, "pink sign", layer=2).attention.shape
             (1, 4, 2, 100)
         """
@@ -450,7 +448,7 @@ class Reading:
         Raises:
             AttnLensError: for words that do not stand there, or cannot be read.
 
-        Example:
+        Examples:
             >>> reading.token_positions(question, "pink sign")
             (109, 110)
             >>> reading.token_positions(question)
@@ -470,10 +468,12 @@ class Reading:
         Returns:
             A reading of those images alone.
 
-        Example:
+        Examples:
             >>> reading.read_alone(image.crop(scene.box)).answer(question).text
             '6'
         """
+        if not images:
+            raise AttnLensError("There is no image to read: give at least one.")
         return Reading(self._host, [PreparedImage(image) for image in images])
 
     def next_tokens(self, images: Sequence[Image.Image], question: str, batch: int = 8) -> Array:
@@ -490,7 +490,7 @@ class Reading:
         Raises:
             AttnLensError: as `Lens.next_tokens`.
 
-        Example:
+        Examples:
             >>> reading.next_tokens([image.crop((0, 0, 200, 200)), image.crop((200, 200, 400, 400))], question).shape
             (2, 721)
         """
@@ -509,7 +509,7 @@ class Reading:
         Raises:
             AttnLensError: as `Lens.generate_text`.
 
-        Example:
+        Examples:
             >>> reading.generate_text("Name a colour.")
             'blue'
         """
@@ -528,7 +528,7 @@ class Reading:
         Raises:
             AttnLensError: for a box that is none or lies outside the image, and for an unknown image.
 
-        Example:
+        Examples:
             >>> reading.answer(question).text
             '2'
             >>> closer = reading.zoom(scene.box).answer(question)
@@ -547,7 +547,7 @@ class Reading:
         Returns:
             The new reading, whose last image is that one. This one stays as it is.
 
-        Example:
+        Examples:
             >>> reading.with_image(image.rotate(90)).grids[1].shape
             (10, 10)
         """
@@ -565,7 +565,7 @@ class Reading:
         Raises:
             AttnLensError: where there is no image of that number.
 
-        Example:
+        Examples:
             >>> reading.zoom((0, 0, 120, 80)).image_at(1).size
             (120, 80)
         """
@@ -590,13 +590,13 @@ class Reading:
             AttnLensError: for a question that cannot be asked or is too long with the images, and for gradients that
                 are not finite.
 
-        Example:
+        Examples:
             >>> [gradient.shape for gradient in reading.embedding_gradient(question)]
             [(100,)]
         """
         host, prompt = self._host, self._prompt(question)
         gradient = hidden_states.entropy_gradient(host.model, host.structure, host.inputs(prompt), prompt.length)
-        check_finite(host, "gradients", [gradient], ["the image's embeddings"])
+        host.check_finite("gradients", [gradient], ["the image's embeddings"])
         found = array(gradient)
         host.meter.forward(prompt.image_tokens)
         host.meter.backward()
@@ -623,7 +623,7 @@ class Reading:
         Raises:
             AttnLensError: where image tokens have no hidden state, as with cross-attention to the image.
 
-        Example:
+        Examples:
             >>> reading.sinks(question).shape, int(reading.sinks(question).sum())
             ((4, 100), 0)
         """
@@ -653,7 +653,7 @@ class Reading:
             AttnLensError: for a model that turns the image into codes, for a grid of which it is not known where the
                 pixels lie, and for gradients that are not finite.
 
-        Example:
+        Examples:
             >>> [gradient.shape for gradient in reading.pixel_gradient(question)]
             [(3, 80, 80)]
         """
@@ -674,7 +674,7 @@ class Reading:
         Raises:
             AttnLensError: for a grid of which it is not known where the pixels lie.
 
-        Example:
+        Examples:
             >>> (canvas,) = reading.canvases(centred=True)
             >>> canvas.shape, bool(abs(canvas).max() <= 1)
             ((3, 80, 80), True)
@@ -704,9 +704,9 @@ class Reading:
     def _beginning(self) -> Tensor:
         """The ids of any question's prompt up to the end of the images; every image is made ready for the model."""
         with exclusive(self.model):
-            ids = self._host.prompter.prepare(self._prepared)
-        self._host.check_context(ids.shape[1])
-        return ids
+            shortest = self._host.prompter.prepare(self._prepared)
+        self._host.check_context(shortest.length)
+        return shortest.ids[:, : shortest.end_of_images]
 
     def _columns(self, prompt: Prompt) -> list[int]:
         """Where the images' tokens stand among the keys that the language model's attention looks at."""
@@ -729,8 +729,8 @@ class Reading:
     # From tensors to arrays that know where they lie.
 
     def _traced(self, prompt: Prompt, captured: passes.Captured) -> Trace:
-        check_by_layer(self._host, "attention", captured.rows)
-        check_by_layer(self._host, "gradients", captured.row_gradients or [])
+        self._host.check_by_layer("attention", captured.rows)
+        self._host.check_by_layer("gradients", captured.row_gradients or [])
         if captured.row_gradients is not None:
             self._host.meter.backward()
         layouts, spans, columns = self._plain(), spans_of(self._keys(prompt)), self._columns(prompt)

@@ -25,7 +25,7 @@ from attnlens.lens._trace import Array
 class ValueSimilarity(Stored):
     """How like the values of some words are to those of every token of their prompt.
 
-    Example:
+    Examples:
         >>> seen = reading.value_similarity(question, "pink")
         >>> seen.cosines.shape, len(seen.columns[0])
         ((4, 1, 113), 100)

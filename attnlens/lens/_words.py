@@ -19,7 +19,7 @@ from attnlens.lens._trace import Array, check_axes
 class WordAttention(Stored):
     """Attention from some tokens of a prompt to its images: from words of the question, or of a given answer.
 
-    Example:
+    Examples:
         >>> seen = reading.word_attention(question, "pink sign")
         >>> seen.attention.shape, len(seen.words)
         ((4, 4, 2, 100), 2)

@@ -10,9 +10,8 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
-from attnlens.lens._image_trace import ImageTrace
 from attnlens.lens._reading import LayerChoice, Sinks
-from attnlens.lens._trace import Array
+from attnlens.lens._trace import Array, ImageTrace
 from attnlens.maps._rollout import left_on_grid, masked, on_image
 
 GENERIC_QUESTION = "Write a general description of the image."
@@ -40,14 +39,41 @@ def relative_attention(
 ) -> ImportanceMap:
     """A_rel(x, q) = A_si(x, q) / A_si(x, q'): attention to the image for the question, against a generic one.
 
-    A_si is the head-mean attention of the last prompt token to the image tokens at one layer, carried to patches by
-    the head-mean attention of one connector layer where the connector has attention. `layer`: a layer's number,
-    "mean" for the mean of all, None for the adapter's default. `generic`: q'. `image`: which of the images read.
-    `sinks="mask"` takes each layer's attention sinks (`Reading.sinks`) out of both attentions before anything is
-    averaged or carried, and gives cells of which nothing is left the least ratio of the others.
-    Deviation: the denominator has `EPSILON` times its own mean added; `variant="released"` divides plainly and
-    appends the released code's suffix to q'. Raises `AttnLensError` for an unknown layer, image or variant, and where
-    sinks are to be masked that are not known, or are all there is.
+    A_si is the head-mean attention of the last prompt token to the image tokens at one layer, carried to patches by the
+    head-mean attention of one connector layer where the connector has attention (ViCrop, arXiv 2502.17422).
+
+    Deviation: the denominator has `EPSILON`, 1e-6, times its own mean added, which keeps a cell without generic
+    attention from becoming infinite. The variant "released" divides plainly.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: q, the question about the image.
+        layer: the number of the layer that is looked at, counted from 0; "mean" for the mean of all; None for the
+            adapter's default.
+        connector_layer: the number of the connector's attention layer that carries tokens to patches, counted from 0;
+            "mean" for the mean of all; None for the adapter's default. Not looked at where the connector has no
+            attention.
+        generic: q', the question that attention is measured against.
+        variant: "paper", or "released", which divides plainly and appends the released code's suffix to q': " Answer
+            the question using a single word or phrase."
+        sinks: "keep" leaves attention sinks as they are. "mask" takes each layer's sinks for `question`
+            (`Reading.sinks`) out of both attentions before anything is averaged or carried, and gives cells of which
+            nothing is left the least ratio of the others.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The ratios: float32 [rows, cols] on the image's grid, which lies in pixels of the original image.
+
+    Raises:
+        AttnLensError: for an unknown layer, image or variant; where sinks are to be masked that are not known, or are
+            all there is; and where the generic question draws no attention to the image at the layer looked at.
+
+    Examples:
+        >>> importance = maps.relative_attention(reading, question)
+        >>> importance.grid.shape
+        (10, 10)
+        >>> importance.attention_ratio(scene.box) > 10  # chance is 1
+        True
     """
     looked = _generic_and_question(
         reading, question, generic, variant, image, layer=layer, connector_layer=connector_layer, sinks=sinks
@@ -77,9 +103,32 @@ def relative_attention_by_layer(
 ) -> tuple[Array, Grid]:
     """A_rel at every pair of layers, from the same two traces as one map of `relative_attention`; and where it lies.
 
-    float32 [connector_layers, layers, rows, cols], connector_layers being 1 where the connector has no attention; with
-    `heads` [connector_layers, layers, heads, rows, cols], one for each head of the language model, the connector's
-    heads averaged. `layers` are those of `Trace.layers`. Other parameters and errors as in `relative_attention`.
+    Attention sinks are kept.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: q, the question about the image.
+        heads: whether each head of the language model has a map of its own, the connector's heads averaged; False
+            averages both.
+        generic: q', the question that attention is measured against.
+        variant: "paper" or "released", as in `relative_attention`.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        Two values. The ratios: float32 [connector_layers, layers, rows, cols], or with `heads` [connector_layers,
+            layers, heads, rows, cols]; `connector_layers` is 1 where the connector has no attention, and `layers` are
+            those of `Trace.layers`. And the grid of the rows and columns, in pixels of the original image. At a layer
+            where the generic question draws no attention to the image, ratios are infinite or NaN.
+
+    Raises:
+        AttnLensError: for an unknown image or variant.
+
+    Examples:
+        >>> ratios, grid = maps.relative_attention_by_layer(reading, question)
+        >>> ratios.shape, grid.shape
+        ((1, 4, 10, 10), (10, 10))
+        >>> maps.relative_attention_by_layer(reading, question, heads=True)[0].shape
+        (1, 4, 4, 10, 10)
     """
     looked = _generic_and_question(
         reading, question, generic, variant, image, layer="mean", connector_layer="mean", sinks="keep"
@@ -99,9 +148,34 @@ def gradient_attention(
 ) -> ImportanceMap:
     """A~_st = A_st * max(0, dv/dA_st), and the same in the connector: attention that raises the answer's probability.
 
-    v = log p(t*), t* the most probable next token. Heads are averaged after the product, in the paper's code and
-    here. Parameters and errors as in `relative_attention`; `sinks="mask"` works on each layer's head mean of the
-    product. Only the last token (or, behind a question-dependent connector, the language model) needs a backward pass.
+    v = log p(t*), t* the most probable next token (ViCrop, arXiv 2502.17422). Heads are averaged after the product, in
+    the paper's code and here. Only the last token (or, behind a question-dependent connector, the language model) needs
+    a backward pass.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: the question about the image.
+        layer: the number of the layer that is looked at, counted from 0; "mean" for the mean of all; None for the
+            adapter's default.
+        connector_layer: the number of the connector's attention layer that carries tokens to patches, counted from 0;
+            "mean" for the mean of all; None for the adapter's default. Not looked at where the connector has no
+            attention.
+        sinks: "keep" leaves attention sinks as they are. "mask" works on each layer's head mean of the product: a sink
+            (`Reading.sinks`) gets the least that the image's other tokens have.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The weighted attention: float32 [rows, cols], 0 or more, on the image's grid, which lies in pixels of the
+            original image.
+
+    Raises:
+        AttnLensError: for an unknown layer or image, and where sinks are to be masked that are not known, or are all
+            there is.
+
+    Examples:
+        >>> importance = maps.gradient_attention(reading, question)
+        >>> importance.attention_ratio(scene.box) > 10  # chance is 1
+        True
     """
     seen = reading.image_trace(
         question, image, layer=layer, connector_layer=connector_layer, gradients=True, sinks=sinks

@@ -23,8 +23,25 @@ Map = Callable[..., ImportanceMap]
 def product(*map_functions: Map) -> Map:
     """The map of what all of `map_functions` agree on: `ImportanceMap.product` of theirs; sums to 1.
 
-    Each is (reading, question, **options) -> ImportanceMap, and so is the result. An option goes to every function that
-    names it; one that none names raises AttnLensError, and so do maps on different grids.
+    Where no cell is above 0 in every map, the map of zeros comes out, as `ImportanceMap.product` says.
+
+    Args:
+        *map_functions: one or more functions (reading, question, **options) -> ImportanceMap.
+
+    Returns:
+        A function of that kind too. Each option it is called with goes to every one of `map_functions` that names it,
+            and its signature shows the options of all.
+
+    Raises:
+        AttnLensError: for no function, and for what is none. The function that comes back raises it for an option that
+            none of `map_functions` names, for maps on different grids, and for cells that are negative, infinite or
+            NaN.
+
+    Examples:
+        >>> both = maps.product(maps.relative_attention, maps.gradient_attention)
+        >>> importance = both(reading, question, layer="mean")
+        >>> importance.grid.shape, round(float(importance.values.sum()), 3)
+        ((10, 10), 1.0)
     """
     return _combined(map_functions, ImportanceMap.product)
 
@@ -32,8 +49,22 @@ def product(*map_functions: Map) -> Map:
 def average(*map_functions: Map) -> Map:
     """The mean of the maps of `map_functions`, each normalised first, so that none counts for more by its scale.
 
-    Sums to 1, unless a map of zeros is among them. Functions, options and errors as in `product`; a map that cannot be
-    normalised raises AttnLensError.
+    Args:
+        *map_functions: one or more functions (reading, question, **options) -> ImportanceMap.
+
+    Returns:
+        A function of that kind too, whose map sums to 1, unless a map of zeros is among them. Each option it is called
+            with goes to every one of `map_functions` that names it, and its signature shows the options of all.
+
+    Raises:
+        AttnLensError: for no function, and for what is none. The function that comes back raises it for an option that
+            none of `map_functions` names, for maps on different grids, and for a map that cannot be normalised.
+
+    Examples:
+        >>> either = maps.average(maps.relative_attention, maps.query_contrast)
+        >>> importance = either(reading, question)
+        >>> importance.grid.shape, round(float(importance.values.sum()), 3)
+        ((10, 10), 1.0)
     """
     return _combined(map_functions, lambda maps: ImportanceMap.mean([one.normalised() for one in maps]))
 

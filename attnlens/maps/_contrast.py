@@ -35,14 +35,40 @@ def query_contrast(
 ) -> ImportanceMap:
     """max(0, A(x, q) - A(x, q')) of the top heads of one layer, averaged: where attention goes because of the question.
 
-    A is the attention of the last prompt token to the image, head by head, and q' is `removed`. Of every head at every
-    layer the contrast is a map; a layer's score is the mean L2 norm of the maps of its `top_heads` heads with the
-    largest, and the map is the mean of those of the layer with the highest score, the first of equals. `top_heads`:
-    half of the heads, at least one, where None is given; more than there are means all. Where the connector has
-    attention, both A are carried to patches by its head mean at one layer before they are subtracted, since it may read
-    the question too. `sinks`: as in `relative_attention`, head by head and those of `question` in both. Two traces,
-    that of q' once for all questions about an image. Raises AttnLensError for an unknown connector layer or image, and
-    for a `top_heads` that is no whole number of at least 1.
+    A is the attention of the last prompt token to the image, head by head, and q' is `removed` (LASER, arXiv
+    2602.04304). Of every head at every layer the contrast is a map. A layer's score is the mean L2 norm of the maps of
+    its `top_heads` heads with the largest; the result is the mean of those of the layer with the highest score, the
+    first of equals.
+
+    Where the connector has attention, both A are carried to patches by its head mean at one layer before they are
+    subtracted, since it may read the question too. Two traces, that of q' once for all questions about an image.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: q, the question about the image.
+        removed: q', what stands in the question's place where it is removed. It holds some text, as a prompt's template
+            needs some.
+        top_heads: how many heads of a layer count, those with the largest contrast. None: half of the heads, at least
+            one; the paper does not state their number. More than there are means all.
+        connector_layer: the number of the connector's attention layer that carries tokens to patches, counted from 0;
+            "mean" for the mean of all; None for the adapter's default. Not looked at where the connector has no
+            attention.
+        sinks: "keep" leaves attention sinks as they are. "mask" gives each sink for `question` (`Reading.sinks`), head
+            by head and in both A, the least that the image's other tokens have.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The mean contrast: float32 [rows, cols], 0 or more, on the image's grid, which lies in pixels of the original
+            image.
+
+    Raises:
+        AttnLensError: for an unknown connector layer or image; for a `top_heads` that is no whole number of at least 1;
+            for a `removed` without text; and where sinks are to be masked that are not known, or are all there is.
+
+    Examples:
+        >>> importance = maps.query_contrast(reading, question)
+        >>> importance.attention_ratio(scene.box) > 10  # chance is 1
+        True
     """
     if top_heads is not None and not is_count(top_heads):
         raise AttnLensError(f"top_heads is {top_heads!r}; expected a whole number of heads, at least 1.")

@@ -21,10 +21,27 @@ def entropy_gradient(reading: Reading, question: str, *, image: int = 0) -> Impo
     The embedding is a token's state as it enters the first layer of the language model; in a language model that looks
     at the image by cross-attention, the feature that all its layers are given. Where visual features reach later layers
     beside it (Qwen3-VL's deepstack, Gemma 4's per-layer inputs), the gradient does not count what these do.
-    Float32, 0 or more, and raw: the paper smooths it (sigma 1.5), cuts it at the elbow and takes connected components,
-    which is `attnlens.boxes.components`. One forward and one backward of the whole prompt, under SDPA or flash.
-    `image`: which of the images read. Raises `AttnLensError` for an image that was not read, and behind a connector
-    with attention, where image tokens have no place.
+
+    The map is raw: the paper (Entropy-Gradient Grounding, arXiv 2604.08456) smooths it (sigma 1.5), cuts it at the
+    elbow and takes connected components, which is `attnlens.boxes.components`. One forward and one backward of the
+    whole prompt, under SDPA or flash.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: the question about the image.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The norms: float32 [rows, cols], 0 or more, on the image's grid, which lies in pixels of the original image.
+
+    Raises:
+        AttnLensError: for an image that was not read, and behind a connector with attention, where image tokens have no
+            place.
+
+    Examples:
+        >>> importance = maps.entropy_gradient(reading, question)
+        >>> importance.attention_ratio(scene.box) > 10  # chance is 1
+        True
     """
     reading.image_at(image)  # or an error
     if not reading.tokens_have_places:

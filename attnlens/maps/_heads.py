@@ -21,9 +21,8 @@ from attnlens.boxes._components import above_the_elbow
 from attnlens.errors import AttnLensError
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
-from attnlens.lens._image_trace import ImageTrace
 from attnlens.lens._reading import LayerChoice, Sinks
-from attnlens.lens._trace import Array
+from attnlens.lens._trace import Array, ImageTrace
 from attnlens.maps._rollout import head_maps, masked
 
 COUNT = 3
@@ -35,10 +34,17 @@ Floats = NDArray[np.float64]
 
 
 class Head(NamedTuple):
-    """One head of the language model: the number of its layer, and its own along the axis `heads` of a trace."""
+    """One head of the language model.
+
+    Examples:
+        >>> maps.Head(layer=2, head=1)
+        Head(layer=2, head=1)
+    """
 
     layer: int
+    """The number of its layer, counted from 0."""
     head: int
+    """Its own number along the axis `heads` of a trace, counted from 0."""
 
 
 class HeadEntropy(NamedTuple):
@@ -60,12 +66,36 @@ def head_attention(
 ) -> ImportanceMap:
     """The mean attention of the last prompt token to the image, over some heads.
 
-    `heads`: pairs of a layer's number and a head's, such as `attribution.localization_heads` finds; the paper's are the
-    same for every sample. Deviation: None takes the `COUNT` that are most focused on this one sample, which needs no
-    other. The paper smooths the map by a Gaussian before it draws a box; here it is raw, and `boxes.components`
-    smooths. Where the connector has attention, its head mean at one layer carries the maps to patches. `sinks`: as in
-    `relative_attention`, head by head. One trace. Raises AttnLensError for `heads` that are no such pairs, and for
-    a head, a connector layer or an image that is not there.
+    Which heads look at what is asked about is a property of the model (localization heads, arXiv 2503.06287). The paper
+    smooths the map by a Gaussian before it draws a box; here it is raw, and `boxes.components` smooths. Where the
+    connector has attention, its head mean at one layer carries the maps to patches. One trace.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: the question about the image.
+        heads: pairs of a layer's number and a head's, both counted from 0, such as
+            `attnlens.analysis.localization_heads` finds; the paper's are the same for every sample. Deviation: None
+            takes the `COUNT`, 3, that are most focused on this one sample, which needs no other.
+        connector_layer: the number of the connector's attention layer that carries tokens to patches, counted from 0;
+            "mean" for the mean of all; None for the adapter's default. Not looked at where the connector has no
+            attention.
+        sinks: "keep" leaves attention sinks as they are. "mask" gives each sink (`Reading.sinks`), head by head, the
+            least that the image's other tokens have.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The mean attention: float32 [rows, cols], 0 or more, on the image's grid, which lies in pixels of the original
+            image.
+
+    Raises:
+        AttnLensError: for `heads` that are no such pairs, or none at all; for a head, a connector layer or an image
+            that is not there; and where sinks are to be masked that are not known, or are all there is.
+
+    Examples:
+        >>> maps.head_attention(reading, question).attention_ratio(scene.box) > 10  # chance is 1
+        True
+        >>> maps.head_attention(reading, question, heads=[(1, 0), (2, 1)]).grid.shape
+        (10, 10)
     """
     chosen = None if heads is None else _some(heads)
     seen = reading.image_trace(question, image, layer="mean", connector_layer=connector_layer, sinks=sinks)

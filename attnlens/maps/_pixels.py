@@ -24,12 +24,32 @@ def input_gradient(
 ) -> ImportanceMap:
     """G = |dv/dx| (L2 over channels) on edges only, averaged over each token's pixels; v = log p(t*).
 
-    Edges: pixels whose high-pass brightness, after a median filter, exceeds the image's median. Paper: one gradient,
-    3 x 3 median. `variant="released"`: the gradient's norm divided by that for the generic question `generic`
-    (plus the code's suffix), 7 x 7 median. Deviation: edges are found on the pixels the model was given, not on a
-    squashed copy, so that mask and gradient align. A forward and a backward of the whole model (released: two).
-    Where the model sees an image in several views, this is the map of the first, that of the tiles.
-    Raises `AttnLensError` for an unknown variant or image, and where the pixels reach the model through codes.
+    t* is the most probable next token (ViCrop's pure-grad, arXiv 2502.17422). Edges are pixels whose high-pass
+    brightness, after a median filter, exceeds the image's median. A forward and a backward of the whole model (variant
+    "released": two).
+
+    Deviation: edges are found on the pixels the model was given, not on a squashed copy, so that mask and gradient
+    align. Where the model sees an image in several views, this is the map of the first, that of the tiles.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: the question about the image.
+        generic: the generic question whose gradient the variant "released" divides by; "paper" does not ask it.
+        variant: "paper": one gradient, 3 x 3 median. "released": the gradient's norm divided by that for `generic`
+            (plus the released code's suffix), 7 x 7 median.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The mean gradient of each token's pixels: float32 [rows, cols] on the image's grid, which lies in pixels of the
+            original image.
+
+    Raises:
+        AttnLensError: for an unknown variant or image, and where the pixels reach the model through codes.
+
+    Examples:
+        >>> importance = maps.input_gradient(reading, question)
+        >>> importance.attention_ratio(scene.box) > 10  # chance is 1
+        True
     """
     check_variant(variant)
     reading.image_at(image)  # or an error

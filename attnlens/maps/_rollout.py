@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlens.errors import AttnLensError
-from attnlens.lens._image_trace import ImageTrace
 from attnlens.lens._layouts import Layout
-from attnlens.lens._trace import Array
+from attnlens.lens._trace import Array, ImageTrace
 
 Marks = NDArray[np.bool_]
 

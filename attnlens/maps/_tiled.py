@@ -16,8 +16,25 @@ Map = Callable[..., ImportanceMap]
 def tiled(map_function: Map, max_side: int = 1024) -> Map:
     """A map that reads the image in tiles of at most `max_side` pixels a side.
 
-    An image that fits into one tile gives the plain map. Tiles are not normalised against each other, as in the
-    released code: right for a ratio, questionable for a gradient, whose scale follows each tile's own confidence.
+    The high-resolution maps of ViCrop (arXiv 2502.17422). An image that fits into one tile gives the plain map. Tiles
+    are not normalised against each other, as in the released code: right for a ratio, questionable for a gradient,
+    whose scale follows each tile's own confidence.
+
+    Args:
+        map_function: (reading, question, **options) -> ImportanceMap, such as `relative_attention`. It is called for
+            each tile, on a reading of that tile alone.
+        max_side: the longest side of a tile, in pixels of the original image; `attnlens.boxes.tiles` says how an image
+            is cut.
+
+    Returns:
+        A function (reading, question, *, image=0, **options) -> ImportanceMap, whose map is on the grid of the whole
+            image. `image` says which of the images read, counted from 0; `options` go to `map_function`. It raises
+            AttnLensError for an image that was not read, and for a `max_side` that is no whole number of at least 1.
+
+    Examples:
+        >>> in_tiles = maps.tiled(maps.relative_attention, max_side=250)  # 400 x 400 pixels are four tiles
+        >>> in_tiles(reading, question).grid.shape
+        (20, 20)
     """
 
     def tiled_map(reading: Reading, question: str, *, image: int = 0, **options: Any) -> ImportanceMap:

@@ -34,16 +34,38 @@ def value_similarity(
     For each layer and each token t of the target, c_tj is the cosine of cached values with every token j in the cache,
     summed over the key-value heads; the row of (c + delta_tj) / 2 is divided by its sum over all j. These rows are
     summed over the layers and divided by their sum; the maps of the target's tokens are multiplied, which leaves what
-    all of them agree on, and divided by their sum. Deviations: a question's cache holds N - 1 of the prompt's N tokens,
-    all but the last, which answers and traces go on from; so a row is divided by its sum over N - 1, where the paper's
-    is over all N. That token is of no image, so that only how much layers weigh beside each other can differ. Negative
-    cosines count as 0, and the product is taken in the logarithm, where the paper says neither. `question`: one that
-    names the target, which the cache of `EXISTENCE` does where `target` alone is given; without `target` the whole
-    question is it. `layers`: the first and the last of the layers summed over, those between them that hold values;
-    None: the adapter's, or the last half of those that hold values (the paper's rule for a new model is the last 25 to
-    60 %). Needs no attention matrix: it runs under SDPA or flash. Raises AttnLensError for a target that is no text or
-    that the tokenizer has no token for, for an image or layers that are not there, and behind a connector with
-    attention.
+    all of them agree on, and divided by their sum (FOCUS, arXiv 2506.21710, section 3.2).
+
+    It needs no attention matrix and no gradient: it runs under SDPA or flash.
+
+    Deviation: a question's cache holds N - 1 of the prompt's N tokens, all but the last, which answers and traces go on
+    from; so a row is divided by its sum over N - 1, where the paper's is over all N. That token is of no image, so that
+    only how much layers weigh beside each other can differ.
+
+    Deviation: negative cosines count as 0, and the product is taken in the logarithm, where the paper says neither.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: a question that names the target, whose cache is read. Where it does not name it, the cache of
+            `EXISTENCE` with the target in it is read.
+        target: words for what is looked for, such as "red sign". None: the whole question is the target.
+        layers: the numbers of the first and the last of the layers summed over, counted from 0; those between them that
+            hold values count. None: the adapter's, or the last half of those that hold values (the paper's rule for a
+            new model is the last 25 to 60 %).
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The object relevance: float32 [rows, cols], 0 or more, on the image's grid, which lies in pixels of the original
+            image.
+
+    Raises:
+        AttnLensError: for a target that is no text or that the tokenizer has no token for, for an image or layers that
+            are not there, for a model that leaves no KV cache, and behind a connector with attention.
+
+    Examples:
+        >>> importance = maps.value_similarity(reading, question, target="pink sign")
+        >>> importance.grid.shape, round(float(importance.values.sum()), 3)
+        ((10, 10), 1.0)
     """
     reading.image_at(image)  # or an error
     wanted = reading.value_layers if layers is None else _checked(layers, reading.depth - 1)

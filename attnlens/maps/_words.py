@@ -1,8 +1,8 @@
 """What the words of a target look at, each by itself, less what any instruction looks at (HiDe, arXiv 2510.00054).
 
-The last prompt token speaks for the whole question; a word of it speaks for itself, so that what is asked about is others
-apart from how it is asked. Attention that every token pays, to sinks and to whatever is salient, is in the map of the
-instruction's words too, and goes with it.
+The last prompt token speaks for the whole question; a word of it speaks for itself, so that what is asked about is
+others apart from how it is asked. Attention that every token pays, to sinks and to whatever is salient, is in the map
+of the instruction's words too, and goes with it.
 
     maps.word_attention(reading, "What is written on the red sign?", target="red sign")
 """
@@ -50,21 +50,49 @@ def word_attention(
 ) -> ImportanceMap:
     """Where the tokens of `target` look and those of the instruction do not: 0 to 1 over the grid's cells.
 
-    For each token the head-mean attention to the image at one layer is smoothed by a Gaussian of `sigma` cells (None: a
-    twelfth of the map's longer side, as the paper's 3 cells would blur a coarse map to nothing) and scaled to 0..1. The
-    mean of the first `instruction` tokens' maps is subtracted from each of the target's, what is
-    below 0 becomes 0, and the rest is scaled to 0..1 again. The map is the largest of the target's tokens' in each
-    cell: what is above a threshold in it is what is above it for any token, of which the paper takes the union.
+    For each token the head-mean attention to the image at one layer is smoothed and scaled to 0..1. The mean of the
+    instruction's maps is subtracted from each of the target's, what is below 0 becomes 0, and the rest is scaled to
+    0..1 again. The map is the largest of the target's tokens' in each cell: what is above a threshold in it is what is
+    above it for any token, of which the paper (HiDe, arXiv 2510.00054) takes the union.
 
-    `question`: one that holds the target; where `target` alone is given it is `SEARCH`, and without a target the whole
-    question stands in the target's place there, as in the paper where no entity is found. `instruction`: of the first
-    tokens of the question, those of the target are left out; 0 subtracts nothing. `layer`, `connector_layer`, `sinks`
-    and `image` as in `relative_attention`; the paper reads layer 14 of 28 (counted from 0) of Qwen2.5-VL-7B, and the
-    mean of all of Qwen3-VL. At its edges a map is mirrored before it is smoothed, and a flat map counts as 0, which the
-    paper leaves open. Deviations: where the released code gives each token to the one image that it looks at most, each
-    image has a map of its own; and the question's tokens are counted from its own first, not from the image's last.
-    Raises AttnLensError for a target that is no text or that the tokenizer has no token for, for an instruction without
-    tokens, for an unknown layer or image, and where `Reading.word_attention` does.
+    At its edges a map is mirrored before it is smoothed, and a flat map counts as 0, which the paper leaves open.
+
+    Deviation: where the released code gives each token to the one image that it looks at most, each image has a map of
+    its own; and the question's tokens are counted from its own first, not from the image's last.
+
+    Args:
+        reading: what the model has read: `lens.read(image)`.
+        question: a question that holds the target. Where it does not, `SEARCH` with the target in it is asked instead.
+        target: words for what is looked for, such as "red sign". None: the whole question stands in the target's place
+            in `SEARCH`, as in the paper where no entity is found.
+        layer: the number of the layer that is looked at, counted from 0; "mean" for the mean of all; None for the
+            adapter's default. The paper reads layer 14 of 28 of Qwen2.5-VL-7B, and the mean of all of Qwen3-VL.
+        connector_layer: the number of the connector's attention layer that carries tokens to patches, counted from 0;
+            "mean" for the mean of all; None for the adapter's default. Not looked at where the connector has no
+            attention.
+        instruction: how many of the question's first tokens are the instruction's; those of the target among them are
+            left out. 0 subtracts nothing. None: the paper's 8, or 0 behind a connector with attention.
+        sigma: of the smoothing Gaussian, in cells; 0 for no smoothing. None: a twelfth of the map's longer side, as the
+            paper's 3 cells would blur a coarse map to nothing.
+        sinks: "keep" leaves attention sinks as they are. "mask" gives each sink of a layer (`Reading.sinks`), in every
+            token's head mean, the least that the image's other tokens have.
+        image: which of the images read, counted from 0.
+
+    Returns:
+        The attention that is the target's own: float32 [rows, cols], 0 to 1, on the image's grid, which lies in pixels
+            of the original image.
+
+    Raises:
+        AttnLensError: for a target that is no text or that the tokenizer has no token for, for an instruction without
+            tokens, for an unknown layer or image, where sinks are to be masked that are not known, or are all there is,
+            and where `Reading.word_attention` does.
+
+    Examples:
+        >>> importance = maps.word_attention(reading, question, target="pink sign")
+        >>> importance.grid.shape, float(importance.values.max())
+        ((10, 10), 1.0)
+        >>> importance.attention_ratio(scene.box) > 1  # chance
+        True
     """
     if instruction is None:
         instruction = INSTRUCTION if reading.tokens_have_places else 0

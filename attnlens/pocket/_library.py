@@ -22,7 +22,7 @@ def names() -> list[str]:
     Returns:
         The names, sorted. `attnlens.load` takes each with `pocket/` in front, `path` without.
 
-    Example:
+    Examples:
         >>> "llava" in attnlens.pocket.names()
         True
     """
@@ -42,7 +42,7 @@ def path(name: str) -> pathlib.Path:
         AttnLensError: when there is no such model (with the names there are), and when its weights are missing or are
             not what they were.
 
-    Example:
+    Examples:
         >>> attnlens.pocket.path("llava").name
         'llava'
     """
@@ -63,7 +63,7 @@ def cropper_path(name: str) -> pathlib.Path:
     Raises:
         AttnLensError: as `path` does.
 
-    Example:
+    Examples:
         >>> scorer = attnlens.pocket.cropper_path("clip")
         >>> len(attnlens.ask(lens, image, question, recipe="clip", scorer=scorer).boxes)
         1

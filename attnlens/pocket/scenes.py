@@ -84,7 +84,7 @@ LARGER, FURTHER = 1.3, 0.08
 class Scene:
     """A question about an image, its right answers, and where in the image the answer is to be seen.
 
-    Example:
+    Examples:
         >>> made = scenes.scene(seed=5, target_area=0.004)
         >>> made.question, made.answer, made.box
         ('What is written on the pink sign?', '6', (193, 251, 218, 276))
@@ -159,7 +159,7 @@ def scene(
     Raises:
         AttnLensError: for a seed, a target's area or a size out of range, and for a split or task that there is not.
 
-    Example:
+    Examples:
         >>> scenes.scene(seed=7, target_area=0.004).image.size
         (400, 400)
     """
@@ -191,7 +191,7 @@ def scene_in_bin(seed: int, bin_name: str, *, split: str = "test", task: str = "
     Raises:
         AttnLensError: for a seed out of range, and for a bin, split or task that there is not.
 
-    Example:
+    Examples:
         >>> scenes.scene_in_bin(seed=7, bin_name="small", task="colour").question
         'What colour is the sign that says 5?'
     """

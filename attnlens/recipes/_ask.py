@@ -29,7 +29,7 @@ from attnlens.recipes._recipe import Recipe, name_of
 class Result:
     """What `ask` found out.
 
-    Example:
+    Examples:
         >>> result = attnlens.ask(lens, image, question)
         >>> result.first_answer, result.answer
         ('2', '6')
@@ -80,7 +80,7 @@ class Result:
         Raises:
             AttnLensError: for an ending that is no format for pictures, and where the file cannot be written.
 
-        Example:
+        Examples:
             >>> attnlens.ask(lens, image, question).save("pictures/out.png").name
             'out.png'
         """
@@ -132,7 +132,7 @@ def ask(
         AttnLensError: for what cannot be used: names, question, numbers and box before the model looks, values of
             `options` when a stage takes them.
 
-    Example:
+    Examples:
         >>> result = attnlens.ask(lens, image, question, recipe="rel-att")
         >>> result.answer, result.boxes, result.cost.prefills
         ('6', [Box(x1=150, y1=190, x2=250, y2=290)], 2)

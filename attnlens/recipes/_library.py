@@ -23,7 +23,7 @@ HIGH_RESOLUTION_TILE = 1024
 class Card:
     """What a recipe does and needs, for people who choose one.
 
-    Example:
+    Examples:
         >>> recipes.card("rel-att").passes
         '1 tail, 2 tokens; the crop'
     """
@@ -167,7 +167,7 @@ def names() -> list[str]:
     Returns:
         Their names, as `ask(recipe=)` takes them.
 
-    Example:
+    Examples:
         >>> recipes.names()[:4]
         ['none', 'human', 'rel-att', 'grad-att']
     """
@@ -186,7 +186,7 @@ def card(name: str) -> Card:
     Raises:
         AttnLensError: for another name; the message has the valid ones.
 
-    Example:
+    Examples:
         >>> [name for name in recipes.names() if recipes.card(name).gradient]
         ['grad-att', 'pure-grad', 'grad-att-high', 'pure-grad-high', 'entropy']
     """
@@ -206,7 +206,7 @@ def find(recipe: str | Path | Recipe) -> Recipe:
         AttnLensError: for another name, with the valid ones in the message; and for a file that cannot be read or does
             not fit, with the key that is wrong and what would do.
 
-    Example:
+    Examples:
         >>> find("rel-att").map.__name__
         'relative_attention'
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attnlens import _renamed
-from attnlens.answers._regions import RegionLike
+from attnlens.answers._reprompt import RegionLike
 from attnlens.boxes import Region
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Answer, Reading
@@ -20,7 +20,7 @@ AnswerStage = Callable[[Reading, Sequence[RegionLike], str, int], Answer]
 class Localization:
     """Where to look again, what led there, and how to show it: what a recipe's `locate` gives.
 
-    Example:
+    Examples:
         >>> def middle(reading, question):
         ...     return Localization([Region(Box(100, 100, 300, 300), score=1.0, confident=True)])
         >>> attnlens.ask(lens, image, question, recipe=attnlens.Recipe(locate=middle)).boxes

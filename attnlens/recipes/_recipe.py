@@ -45,7 +45,7 @@ class Recipe:
     Raises:
         AttnLensError: for stages that are no functions or do not go together, and for a gate that is no probability.
 
-    Example:
+    Examples:
         >>> mine = Recipe(
         ...     map=attnlens.maps.gradient_attention, search=attnlens.boxes.search, answer=attnlens.answers.append
         ... )
@@ -124,10 +124,10 @@ class Recipe:
         Raises:
             AttnLensError: for a stage that gives something else than it should.
 
-        Example:
+        Examples:
             >>> located = recipes.find("rel-att").localize(reading, question, count=2)
             >>> [tuple(region.box) for region in located.regions]
-            [(150, 190, 250, 290), (0, 0, 0, 0)]
+            [(150, 190, 250, 290), (230, 150, 330, 250)]
         """
         if self.locate is not None:
             return _checked_localization(self.locate, self.locate(reading, question, **options))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnlens import _renamed
 from attnlens._checks import is_whole
-from attnlens.answers._regions import crop_of
+from attnlens.answers._reprompt import crop_of
 from attnlens.boxes import Region, components
 from attnlens.boxes._suppression import best_first
 from attnlens.errors import AttnLensError
@@ -52,9 +52,9 @@ def locate(
     Raises:
         AttnLensError: for options of the wrong kind, and where `maps.entropy_gradient` does.
 
-    Example:
+    Examples:
         >>> [tuple(one.box) for one in recipes.entropy.locate(reading, question, rounds=0).regions]
-        []
+        [(120, 200, 280, 320), (40, 40, 160, 160)]
     """
     least = side_of(reading, window)
     if not (is_whole(rounds) and rounds >= 0):

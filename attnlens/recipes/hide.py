@@ -60,9 +60,9 @@ def locate(
         AttnLensError: for targets that are no list of phrases, for other options of the wrong kind, and where the map
             does.
 
-    Example:
+    Examples:
         >>> [tuple(one.box) for one in recipes.hide.locate(reading, question, targets=["pink sign"]).regions]
-        []
+        [(30, 30, 130, 130), (150, 210, 250, 310)]
     """
     least = side_of(reading, window)
     found: list[Region] = []

@@ -78,7 +78,7 @@ def clip(
     Raises:
         AttnLensError: for a model that cannot be loaded, a text that is too long for it, and options of the wrong kind.
 
-    Example:
+    Examples:
         >>> bundled = attnlens.pocket.cropper_path("clip")  # knows the signs of the scenes, and nothing else
         >>> recipes.tools.clip(reading, question, scorer=bundled).regions[0].box
         Box(x1=47, y1=0, x2=371, y2=324)
@@ -103,7 +103,8 @@ def yolo(
         reading: the images, as `lens.read` gives them.
         question: the question, which CLIP reads unless there is `text`.
         detector: (image) -> boxes, or the model to make one of (`attnlens.croppers.detector`): its folder or Hugging
-            Face id.
+            Face id. The default is under Apache-2.0, and trained on COCO as the paper's YOLOv8 is, whose licence is not
+            ours to hand on.
         scorer: (crops, text) -> a score for each, or the CLIP to make one of, as in `clip`.
         text: what CLIP reads in the question's place; the paper's is the question, and one of more than 77 tokens (with
             options, say) is refused. None: the question.
@@ -119,12 +120,12 @@ def yolo(
         AttnLensError: for a model that cannot be loaded, a text that is too long for CLIP, and options of the wrong
             kind.
 
-    Example:
+    Examples:
         >>> def corners(image):
         ...     return [(0, 0, 120, 120), (180, 240, 300, 360)]
-        >>> brightest = lambda crops, text: [sum(crop.convert("L").histogram()[128:]) for crop in crops]
-        >>> recipes.tools.yolo(reading, question, detector=corners, scorer=brightest).regions[0].box
-        Box()
+        >>> bundled = attnlens.pocket.cropper_path("clip")
+        >>> recipes.tools.yolo(reading, question, detector=corners, scorer=bundled).regions[0].box
+        Box(x1=180, y1=240, x2=300, y2=360)
     """
     regions = _regions(detector, "detector", reading)
     cropper = croppers.rank_regions(regions, _scorer(scorer, reading), count=count, iou=iou)
@@ -147,7 +148,7 @@ def sam(
         reading: the images, as `lens.read` gives them.
         question: the question, which CLIP reads unless there is `text`.
         segmenter: (image) -> boxes, or the model to make one of (`attnlens.croppers.segmenter`), with the filters of
-            SAM's authors: its folder or Hugging Face id.
+            SAM's authors: its folder or Hugging Face id. The default is our choice: the smallest SAM.
         scorer: (crops, text) -> a score for each, or the CLIP to make one of, as in `clip`.
         text: what CLIP reads in the question's place; the paper's is the question, and one of more than 77 tokens (with
             options, say) is refused. None: the question.
@@ -162,7 +163,7 @@ def sam(
         AttnLensError: for a model that cannot be loaded, a text that is too long for CLIP, and options of the wrong
             kind.
 
-    Example:
+    Examples:
         >>> def pieces(image):
         ...     return [box for row in attnlens.boxes.tiles(image.size, 80) for box in row]
         >>> bundled = attnlens.pocket.cropper_path("clip")
@@ -191,7 +192,7 @@ def external(function: Function) -> Recipe:
         AttnLensError: for what is no function; and, when asked, for a box that is malformed or wholly outside the
             image.
 
-    Example:
+    Examples:
         >>> def mine(image, question):
         ...     return [(190, 250, 220, 280)]
         >>> attnlens.ask(lens, image, question, recipe=external(mine)).boxes

@@ -32,9 +32,10 @@ class Prompts:
     Raises:
         AttnLensError: for a prompt that does not.
 
-    Example:
-        >>> asked = Prompts(existing="Do you see a {target}? Answer Yes or No.")
-        >>> recipes.zoomeye.locate(reading, question, prompts=asked)
+    Examples:
+        >>> asked = Prompts(latent=Prompts.existing, answering=None)  # the bundled models know one of the three
+        >>> recipes.zoomeye.locate(reading, question, prompts=asked).regions[0].box
+        Box(x1=200, y1=200, x2=400, y2=400)
     """
 
     existing: str = "Is there a {target} in the image?"
@@ -145,7 +146,7 @@ def locate(
     Raises:
         AttnLensError: for options of the wrong kind, and for a model that answers neither yes nor no.
 
-    Example:
+    Examples:
         >>> recipes.zoomeye.locate(reading, question, targets=["pink sign"]).regions[0].box
         Box(x1=200, y1=200, x2=400, y2=400)
     """

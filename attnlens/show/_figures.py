@@ -82,7 +82,7 @@ def answer_figure(
     Raises:
         AttnLensError: for an image that cannot be opened, and for a crop that is malformed or lies outside the image.
 
-    Example:
+    Examples:
         >>> result = attnlens.ask(lens, image, question)
         >>> figure = attnlens.show.answer_figure(
         ...     image, result.importance, result.boxes, question, result.first_answer, result.answer
@@ -111,7 +111,7 @@ def maps_figure(image: Any, maps: Mapping[str, ImportanceMap]) -> Image.Image:
     Raises:
         AttnLensError: where there is no map, and for an image that cannot be opened.
 
-    Example:
+    Examples:
         >>> importance = maps.relative_attention(reading, question)
         >>> attnlens.show.maps_figure(image, {"rel-att": importance}).size
         (796, 444)
@@ -138,7 +138,7 @@ def layers_strip(image: Any, maps: Sequence[tuple[str, ImportanceMap]]) -> Image
     Raises:
         AttnLensError: where there is no map, and for an image that cannot be opened.
 
-    Example:
+    Examples:
         >>> layers = [(f"layer {n}", maps.relative_attention(reading, question, n)) for n in lens.layers]
         >>> attnlens.show.layers_strip(image, layers).size
         (916, 284)
@@ -167,7 +167,7 @@ def look_figure(
     Raises:
         AttnLensError: where there is no map or no layer, and for an image that cannot be opened.
 
-    Example:
+    Examples:
         >>> importance = maps.relative_attention(reading, question)
         >>> attnlens.show.look_figure(image, {"rel-att": importance}, [("layer 0", importance)]).size
         (796, 700)

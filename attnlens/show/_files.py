@@ -27,7 +27,7 @@ def writable(path: str | os.PathLike[str]) -> Path:
         AttnLensError: where the ending is that of no such format, where the path is a folder, and where its folder
             cannot be made.
 
-    Example:
+    Examples:
         >>> attnlens.show.writable("pictures/answer.png").parent.is_dir()
         True
     """
@@ -52,7 +52,7 @@ def save(figure: Image.Image, path: str | os.PathLike[str]) -> Path:
     Raises:
         AttnLensError: as `writable` does, and where the picture cannot be written.
 
-    Example:
+    Examples:
         >>> importance = maps.relative_attention(reading, question)
         >>> attnlens.show.save(attnlens.show.maps_figure(image, {"rel-att": importance}), "maps.png").name
         'maps.png'

@@ -189,7 +189,7 @@ def test_an_option_that_does_not_exist_is_named(image: Image.Image, options: dic
 
 @pytest.mark.skipif("glm5_next" not in image_text_types(), reason="this transformers does not have it")
 def test_a_generic_question_that_looks_at_no_image_token_is_refused():
-    """A sparse model's layers take the keys that suit a question; of few, none is an image token for the generic one."""
+    """A sparse model takes the keys that suit a question; of few, none is an image token for the generic one."""
     spec = adapters.for_model_type("glm5_next")
     few = spec.tiny.model_copy(update={"config": {"text_config": {"index_topk": 32}}})
     reading = tiny_lens("glm5_next", spec.model_copy(update={"tiny": few})).read(sample_images()[0])

@@ -32,8 +32,8 @@ from attnlens.conformance._tiny.processor import IMAGE_TOKEN, StandInProcessor
 from attnlens.conformance._types import check_asked
 from attnlens.errors import AttnLensError
 from attnlens.lens import Lens
-from attnlens.lens._inputs.batching import features_of, nested
 from attnlens.lens._checkpoint.processors import load_processor
+from attnlens.lens._inputs.batching import features_of, nested
 from attnlens.lens._layouts import Processed, layout_of
 from attnlens.lens._loading import load_config
 from attnlens.lens._model.broken import check_runs
@@ -71,7 +71,7 @@ class Draft:
         Returns:
             The text of the file. Comments at its top say what was proved and what does not hold.
 
-        Example:
+        Examples:
             >>> "grid: {kind: square}" in attnlens.conformance.draft("llava").text()
             True
         """
@@ -107,7 +107,7 @@ def draft(name: str | Path, *, exclude: str | None = None, trust_remote_code: bo
         AttnLensError: where no tiny model can be made, where no known grid fits it, where the config or the processor
             of a checkpoint cannot be read, and for a model type that answers no questions about pictures.
 
-    Example:
+    Examples:
         >>> found = attnlens.conformance.draft("llava", exclude="llava")
         >>> found.spec.grid.kind, found.passed
         ('square', True)

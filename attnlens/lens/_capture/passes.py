@@ -141,8 +141,9 @@ def _seeing(
     connecting = [model.get_submodule(site.path) for site in connector]
     with ExitStack() as stack:
         stack.enter_context(implementation([model.get_submodule(site.path) for site in language], how))
-        stack.enter_context(implementation(connecting, OPEN))
-        stack.enter_context(multihead.opened(connecting))
+        if connecting:
+            stack.enter_context(implementation(connecting, OPEN))
+            stack.enter_context(multihead.opened(connecting))
         if gradients:
             stack.enter_context(frozen(model))
         stack.enter_context(torch.set_grad_enabled(gradients))

@@ -114,14 +114,12 @@ class Prompter:
         positions = self._image_positions(ids, inputs, images)
         return Prompt(ids, extras, tuple(images), side, keys, positions, self._spec.prompt)
 
-    def prepare(self, images: Sequence[PreparedImage]) -> Tensor:
-        """Have the image processor read every image, and say how the prompt of any question about them begins.
+    def prepare(self, images: Sequence[PreparedImage]) -> Prompt:
+        """Have the image processor read every image: the prompt of the shortest question about them.
 
-        int64 [1, tokens]: the ids up to the end of the images. A processor writes them, and calls its image processor,
-        for a whole prompt only, so this is one of a stand-in for a question.
+        A processor calls its image processor for a whole prompt only, so there is a stand-in for a question.
         """
-        prompt = self.prompt(images, "A")
-        return prompt.ids[:, : prompt.end_of_images]
+        return self.prompt(images, "A")
 
     def layouts(self, images: Sequence[PreparedImage]) -> tuple[Layout, ...]:
         """Where the tokens of images that a prompt was made for lie."""

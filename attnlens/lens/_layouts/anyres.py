@@ -64,8 +64,8 @@ def _check_side(image: Processed, side: Size) -> None:
     sides.add(image.config.vision_config.image_size)
     if sides != set(side):
         raise AttnLensError(
-            f"pixel_values hold tiles of {format_size(side)} px, and size and crop_size in {type(own).__name__} and image_size "
-            f"in the model's vision_config say {', '.join(map(str, sorted(sides)))}. Make them equal."
+            f"pixel_values hold tiles of {format_size(side)} px, and size and crop_size in {type(own).__name__} and "
+            f"image_size in the model's vision_config say {', '.join(map(str, sorted(sides)))}. Make them equal."
         )
 
 
@@ -77,9 +77,10 @@ def _sheet(image: Processed, count: int, side: Size) -> tuple[int, int]:
         found.append((height // side[1], width // side[0]))
         if found[-1][0] * found[-1][1] + 1 != count:
             raise AttnLensError(
-                f"By the image_grid_pinpoints of {name} an image of {format_size(image.size)} px becomes {found[-1][0]} rows x "
-                f"{found[-1][1]} cols of tiles and a square, but pixel_values hold {count} picture(s). Give the same "
-                "image_grid_pinpoints to both, and one image at a time to the image processor."
+                f"By the image_grid_pinpoints of {name} an image of {format_size(image.size)} px becomes "
+                f"{found[-1][0]} rows x {found[-1][1]} cols of tiles and a square, but pixel_values hold {count} "
+                "picture(s). Give the same image_grid_pinpoints to both, and one image at a time to the image "
+                "processor."
             )
     return found[0]
 

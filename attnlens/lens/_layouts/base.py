@@ -51,7 +51,7 @@ class Processed:
 class View(Valued):
     """A rectangle of cells that the model saw as one picture.
 
-    Example:
+    Examples:
         >>> view = reading.layouts[0].views[0]
         >>> view.grid.shape, view.count
         ((10, 10), 100)
@@ -75,7 +75,7 @@ class View(Valued):
 class Layout(Valued):
     """An image's tokens (or connector keys), and the cells they stand for.
 
-    Example:
+    Examples:
         >>> layout = reading.layouts[0]
         >>> layout.tokens, layout.grid.shape, layout.cells[:3].tolist()
         (100, (10, 10), [0, 1, 2])
@@ -111,7 +111,7 @@ class Layout(Valued):
         Returns:
             The layout, whose tokens are the cells of one view after another, each row by row.
 
-        Example:
+        Examples:
             >>> Layout.of(View(Grid.regular(2, 3, (30, 20)))).cells.tolist()
             [0, 1, 2, 3, 4, 5]
         """
@@ -144,7 +144,7 @@ class Layout(Valued):
         Returns:
             float32 [..., rows, cols], on the first view's grid.
 
-        Example:
+        Examples:
             >>> layout = Layout.of(View(Grid.regular(1, 2, (20, 10))))
             >>> layout.on_grid(np.array([0.25, 0.75], np.float32)).tolist()
             [[0.25, 0.75]]

@@ -67,7 +67,8 @@ def cross(spec: CrossGrid, image: Processed) -> Layout:
     used = (side[0] // patch * patch, side[1] // patch * patch)
     if used != side:
         raise AttnLensError(
-            f"A tile of {format_size(side)} px is no whole number of patches of {patch} px. Correct patch in the adapter's grid."
+            f"A tile of {format_size(side)} px is no whole number of patches of {patch} px. Correct patch in the "
+            f"adapter's grid."
         )
     view = View(sheet.grid(sheet.size[1] // patch, sheet.size[0] // patch, patch), Stitched(0, rows, cols, used))
     tiles = np.full((count, side[0] * side[1] // patch**2), -1)  # tiles that are not used are keys too: padding
@@ -89,9 +90,10 @@ def _whole(image: Processed, patch: int) -> View:
     count, seen = pictures_of_one(image)
     if count != 1 or seen != canvas.size:
         raise AttnLensError(
-            f"By its settings {type(image.processor).__name__} puts an image of {format_size(image.size)} px on a canvas of "
-            f"{format_size(canvas.size)} px, but pixel_values hold {count} of {format_size(seen)} px. Give the sizes to the image "
-            "processor itself, not to its call; or name the output that marks padding as the grid's mask."
+            f"By its settings {type(image.processor).__name__} puts an image of {format_size(image.size)} px on a "
+            f"canvas of {format_size(canvas.size)} px, but pixel_values hold {count} of {format_size(seen)} px. Give "
+            "the sizes to the image processor itself, not to its call; or name the output that marks padding as the "
+            "grid's mask."
         )
     cols, rows = (length // patch for length in canvas.size)
     return View(canvas.grid(rows, cols, patch), Stitched(0, 1, 1, canvas.size))
@@ -156,8 +158,8 @@ def _pieces(image: Processed, shown: Sequence[Size]) -> Pieces:
     if len(pieces.canvases) != len(shown):
         raise AttnLensError(
             f"By its settings {type(image.processor).__name__} makes {len(pieces.canvases)} picture(s) of an image of "
-            f"{format_size(image.size)} px, but there are {len(shown)}. Give the settings to the image processor itself, not to "
-            "its call."
+            f"{format_size(image.size)} px, but there are {len(shown)}. Give the settings to the image processor "
+            "itself, not to its call."
         )
     canvases = [canvas.resized(size) for canvas, size in zip(pieces.canvases, shown, strict=True)]
     return replace(pieces, canvases=canvases)

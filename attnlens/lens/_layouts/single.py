@@ -100,8 +100,8 @@ def placed_canvas(image: Processed, key: str = "pixel_values", count: int = 1) -
     seen = canvas_size(image, key, count)
     if seen != canvas.size:
         raise AttnLensError(
-            f"By its settings {type(image.processor).__name__} puts an image of {format_size(image.size)} px on a canvas of "
-            f"{format_size(canvas.size)} px, but {key} hold {format_size(seen)} px. "
+            f"By its settings {type(image.processor).__name__} puts an image of {format_size(image.size)} px on a "
+            f"canvas of {format_size(canvas.size)} px, but {key} hold {format_size(seen)} px. "
             "Give the sizes to the image processor itself, not to its call."
         )
     return canvas
@@ -123,8 +123,8 @@ def plain_view(canvas: Canvas, side: int) -> View:
     cols, rows = (length // side for length in canvas.size)
     if not rows * cols:
         raise AttnLensError(
-            f"A canvas of {format_size(canvas.size)} px holds no square of {side} px. Correct grid in the adapter: its patch, "
-            "merge or tokens."
+            f"A canvas of {format_size(canvas.size)} px holds no square of {side} px. Correct grid in the adapter: its "
+            "patch, merge or tokens."
         )
     return View(canvas.grid(rows, cols, side), _as_it_is)
 
@@ -157,8 +157,8 @@ def _pooling(canvas: Canvas, patch: int, tokens: int) -> int:
     side, patches = isqrt(tokens), {length // patch for length in canvas.size}
     if side * side != tokens or any(count % side for count in patches) or len(patches) != 1:
         raise AttnLensError(
-            f"A canvas of {format_size(canvas.size)} px in patches of {patch} px cannot be pooled evenly into {tokens} tokens "
-            "in a square. Correct grid in the adapter: its patch or tokens."
+            f"A canvas of {format_size(canvas.size)} px in patches of {patch} px cannot be pooled evenly into {tokens} "
+            "tokens in a square. Correct grid in the adapter: its patch or tokens."
         )
     return patches.pop() // side
 

@@ -59,9 +59,9 @@ def _others(image: Processed, count: int, found: Cut, at_most: int) -> int:
     others = count - found.rows * found.cols
     if not 0 <= others <= at_most:
         raise AttnLensError(
-            f"{type(image.processor).__name__} made {count} picture(s) of an image of {format_size(image.size)} px, but by its "
-            f"settings or its output there are {found.rows} rows x {found.cols} cols of tiles. Give the settings to "
-            "the image processor itself, not to its call."
+            f"{type(image.processor).__name__} made {count} picture(s) of an image of {format_size(image.size)} px, "
+            f"but by its settings or its output there are {found.rows} rows x {found.cols} cols of tiles. Give the "
+            "settings to the image processor itself, not to its call."
         )
     return others
 

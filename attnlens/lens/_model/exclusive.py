@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from attnlens._upstream import compiled_call, set_compiled_call
+from attnlens._upstream import without_compiled_code
 from attnlens.errors import AttnLensError, first_line
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -45,7 +45,7 @@ def exclusive(model: nn.Module) -> Iterator[None]:
     a reading is kept for later questions.
     """
     outside = torch.inference_mode(mode=False) if torch.is_inference_mode_enabled() else nullcontext()
-    with lock_of(model), outside, _evaluating(model), _explaining(model):
+    with lock_of(model), outside, without_compiled_code(model), _evaluating(model), _explaining(model):
         yield
 
 
@@ -74,17 +74,11 @@ def lock_of(model: nn.Module) -> threading.RLock:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """By each module's flag: `train()` of some modules does more (LoRA layers that merge), and sets all alike."""
-    modules = list(model.modules())
-    training = [module for module in modules if module.training]
-    compiled = [(module, compiled_call(module)) for module in modules if compiled_call(module) is not None]
+    training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        for module, _ in compiled:
-            set_compiled_call(module, None)
         yield
     finally:
         for module in training:
             module.training = True
-        for module, code in compiled:
-            set_compiled_call(module, code)

@@ -1,9 +1,9 @@
 """The settings of FOCUS for a model family (arXiv 2506.21710, tables 7 and 12), and its rules for other models.
 
->>> relevance = maps.value_similarity(reading, question)
+>>> relevance = maps.value_similarity(reading, question, target="pink sign")
 >>> preset = PRESETS["llava-1.5"]
 >>> boxes.propose(relevance, **preset.proposing(steps=8))[0].box
-Box()
+Box(x1=120, y1=200, x2=240, y2=320)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Preset:
     Raises:
         AttnLensError: for settings that contradict each other, or are of another kind.
 
-    Example:
+    Examples:
         >>> Preset(layers=(14, 32), depth=32, largest=7).proposing(steps=8)["largest"]
         7
     """
@@ -103,7 +103,7 @@ class Preset:
         Returns:
             (first, last), 0-based, both of them included.
 
-        Example:
+        Examples:
             >>> PRESETS["llava-1.5"].layers_of(32), PRESETS["llava-1.5"].layers_of(40)
             ((14, 31), (18, 39))
         """
@@ -124,7 +124,7 @@ class Preset:
         Raises:
             AttnLensError: unless `steps` is a whole number, at least 1.
 
-        Example:
+        Examples:
             >>> PRESETS["llava-1.5"].proposing(steps=2)["anchors"], PRESETS["llava-1.5"].proposing(steps=8)["anchors"]
             (15, 30)
         """
@@ -183,7 +183,7 @@ def transfer_preset(layer_count: int, grid: Grid, window: float, *, share: float
     Raises:
         AttnLensError: for numbers of the wrong kind.
 
-    Example:
+    Examples:
         >>> preset = transfer_preset(28, Grid.regular(24, 24, (1344, 1344)), window=336)
         >>> preset.layers, preset.largest
         ((14, 28), 9)

@@ -69,7 +69,7 @@ def locate(
             the question itself ("question"), which its answer needs anyway, so that the map adds no pass; for a target
             that the question does not spell it is the existence question's all the same.
         layers: the first and the last layer whose values make the map, in the place of the preset's. None: the
-            preset's.
+            preset's, or the adapter's where there is no preset.
         preset: the paper's settings for a model family (`PRESETS`). None: those that the adapter names, or the paper's
             transfer rules (`transfer_preset`) with the adapter's layers.
 
@@ -81,7 +81,7 @@ def locate(
         AttnLensError: for options of the wrong kind, for a target that is empty, and for a model that answers neither
             yes nor no.
 
-    Example:
+    Examples:
         >>> located = recipes.focus.locate(reading, question, targets=["pink sign"], steps=4)
         >>> located.regions[0].box, round(located.regions[0].score, 2)
         (Box(x1=120, y1=200, x2=240, y2=320), 1.0)
