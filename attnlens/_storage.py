@@ -50,9 +50,21 @@ class Stored(Valued):
     """Base of those that can be kept in a file of their own."""
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes everything to a file `path`, whose name ends in .safetensors. Folders are made.
+        """Writes everything to a file, from which `load` makes an equal one.
 
-        `load` gives an equal one. Raises AttnLensError where the file cannot be written.
+        Args:
+            path: the file, whose name ends in .safetensors. Folders are made.
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            AttnLensError: where the file cannot be written.
+
+        Examples:
+            >>> kept = attnlens.ImportanceMap(np.eye(3), attnlens.Grid.regular(3, 3, (90, 90)))
+            >>> attnlens.ImportanceMap.load(kept.save("map.safetensors")) == kept
+            True
         """
         target, arrays = _files.writable(_named(path), f"This {type(self).__name__}"), Arrays()
         kept = {"kind": type(self).__name__, "values": _plain(self, "", arrays)}
@@ -66,10 +78,22 @@ class Stored(Valued):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """What `save` wrote to `path`.
+        """What `save` wrote.
 
-        Raises AttnLensError for a file that is not there, is damaged, holds something else, or comes from a newer
-        attnlens.
+        Args:
+            path: the file.
+
+        Returns:
+            One that equals what was saved.
+
+        Raises:
+            AttnLensError: for a file that is not there, is damaged, holds something else, or comes from a newer
+                attnlens.
+
+        Examples:
+            >>> trace = reading.trace(question)
+            >>> type(trace).load(trace.save("trace.safetensors")) == trace
+            True
         """
         target = _named(path)
         if not target.is_file():

@@ -19,7 +19,8 @@ from PIL import Image
 from attnlens._images import ImageSource, open_image
 from attnlens._storage import Stored
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, Spans, overlaps
+from attnlens.geometry import Box, Grid
+from attnlens.geometry._grid import Spans, overlaps
 from attnlens.montage import outline
 
 __all__ = ["ImportanceMap"]

@@ -46,6 +46,7 @@ LENS = [
     {"_model.generator", "_capture", "_words"},
     {"_host"},
     {"_text", "_prefix", "_next_tokens", "_pixels"},
+    {"_observed"},
     {"_reading"},
     {"_lens"},
     {"_checkpoint"},

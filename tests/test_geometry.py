@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attnlens import AttnLensError, Box, Grid
 from attnlens._checks import is_count
 from attnlens.boxes import tiles
-from attnlens.geometry import overlaps
+from attnlens.geometry._grid import overlaps
 
 SIZES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 

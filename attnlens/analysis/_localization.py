@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from attnlens._checks import is_count
 from attnlens.errors import AttnLensError
 from attnlens.lens import Lens
-from attnlens.lens._reading import LayerChoice
+from attnlens.lens._observed import LayerChoice
 from attnlens.maps._heads import COUNT, Head, focused
 
 LOWEST = 10

@@ -20,7 +20,8 @@ from attnlens._checks import check_between, check_count, check_iou
 from attnlens.boxes._search import Region, check_importance, check_window, is_flat, touches
 from attnlens.boxes._suppression import suppress
 from attnlens.boxes.tree import merge_near
-from attnlens.geometry import Box, Spans
+from attnlens.geometry import Box
+from attnlens.geometry._grid import Spans
 from attnlens.importance import ImportanceMap
 
 SIGMA = 1.5 / 24

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from attnlens._checks import check, check_count, check_iou, is_number
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, Spans
+from attnlens.geometry import Box, Grid
+from attnlens.geometry._grid import Spans
 from attnlens.importance import ImportanceMap
 
 CRITERIA = ("density", "sum")

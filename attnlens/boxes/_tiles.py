@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from attnlens._checks import is_count
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, checked_size
+from attnlens.geometry import Box
+from attnlens.geometry._box import checked_size
 
 
 def tiles(image_size: tuple[int, int], max_side: int = 1024) -> list[list[Box]]:

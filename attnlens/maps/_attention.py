@@ -10,7 +10,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
-from attnlens.lens._reading import LayerChoice, Sinks
+from attnlens.lens._observed import LayerChoice, Sinks
 from attnlens.lens._trace import Array, ImageTrace
 from attnlens.maps._rollout import left_on_grid, masked, on_image
 

@@ -15,7 +15,7 @@ from attnlens.errors import AttnLensError
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.lens._inputs.token_positions import REMOVED
-from attnlens.lens._reading import LayerChoice, Sinks
+from attnlens.lens._observed import LayerChoice, Sinks
 from attnlens.lens._trace import Array
 from attnlens.maps._rollout import masked, on_image
 

@@ -21,7 +21,7 @@ from attnlens.boxes._components import above_the_elbow
 from attnlens.errors import AttnLensError
 from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
-from attnlens.lens._reading import LayerChoice, Sinks
+from attnlens.lens._observed import LayerChoice, Sinks
 from attnlens.lens._trace import Array, ImageTrace
 from attnlens.maps._rollout import head_maps, masked
 

@@ -22,7 +22,7 @@ from attnlens.importance import ImportanceMap
 from attnlens.lens import Reading
 from attnlens.lens._inputs.prompt import checked_question
 from attnlens.lens._inputs.token_positions import REMOVED, checked_words
-from attnlens.lens._reading import LayerChoice, Sinks
+from attnlens.lens._observed import LayerChoice, Sinks
 from attnlens.lens._trace import Array
 from attnlens.maps._rollout import masked, on_image
 

@@ -14,6 +14,7 @@ from attnlens import _renamed, answers
 from attnlens._images import crop
 from attnlens.answers import verify
 from attnlens.boxes import Region, tree
+from attnlens.boxes.tree._tree import enlarged
 from attnlens.geometry import Box
 from attnlens.lens import Reading
 from attnlens.recipes._localization import AnswerStage, Localization, has_local_views
@@ -96,7 +97,7 @@ class _Asked:
 
     def _shown(self, box: Box) -> Box:
         """The region as it is shown; small neighbours at the image's edge may be shown as one and the same."""
-        return tree.enlarged(box, self.image.size, self.side)
+        return enlarged(box, self.image.size, self.side)
 
     def _read(self, box: Box) -> Reading:
         if box not in self.readings:

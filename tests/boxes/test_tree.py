@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box
 from attnlens.boxes import Region
-from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, merge_near, priority, tree, weight
+from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, merge_near, tree
+from attnlens.boxes.tree._search import priority, weight
 
 sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 

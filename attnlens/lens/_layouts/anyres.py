@@ -15,7 +15,7 @@ from attnlens._upstream import best_resolution, size_on_sheet, unpadded
 from attnlens.adapters._grids import AnyresGrid
 from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Spans
+from attnlens.geometry._grid import Spans
 from attnlens.lens._layouts import families
 from attnlens.lens._layouts.base import Layout, Processed, View
 from attnlens.lens._layouts.canvas import Canvas, Size, format_size, steps

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from attnlens._storage import Valued
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Grid, overlaps
+from attnlens.geometry import Grid
+from attnlens.geometry._grid import overlaps
 
 Array = NDArray[np.float32]
 Numbers = NDArray[np.int64]

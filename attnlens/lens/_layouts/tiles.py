@@ -13,7 +13,8 @@ import numpy as np
 from attnlens.adapters._grids import AnyresGrid, TilesGrid
 from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Grid, Spans
+from attnlens.geometry import Grid
+from attnlens.geometry._grid import Spans
 from attnlens.lens._layouts.base import Layout, Processed, View
 from attnlens.lens._layouts.canvas import Canvas, Size, format_size
 from attnlens.lens._layouts.cutting import Cut
