@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,8 @@ class Row:
     wrong_interval: tuple[float, float]
     """The 95 % bootstrap interval of `wrong`."""
 
-    holds = Renamed("covered")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        holds = Renamed("covered")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,8 @@ class Ranking(Valued):
     depth: int
     """Layers of the language model, those without attention included."""
 
-    holds = Renamed("covered")
+    if not TYPE_CHECKING:  # the word of 0.1.0
+        holds = Renamed("covered")
 
     @property
     def count(self) -> int:

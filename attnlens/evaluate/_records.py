@@ -70,9 +70,9 @@ class Records:
             AttnLensError: when the file cannot be written, is damaged, is in use, or belongs to a run of other
                 settings; and, with the line's number, for a record that does not have the `shape` it should have.
         """
-        self.path = _files.expanded(path)
+        self.path: Path = _files.expanded(path)
         """The file."""
-        self.unchecked = 0
+        self.unchecked: int = 0
         """How many of the records in the file had no checksum, as attnlens 0.1.0 wrote them."""
         self._shape = shape
         self._found: dict[Key, Any] = {}

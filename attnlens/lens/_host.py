@@ -21,7 +21,7 @@ from attnlens.lens._inputs.prompt import Prompt, Prompter
 from attnlens.lens._model.broken import check_runs
 from attnlens.lens._model.exclusive import lock_of
 from attnlens.lens._model.generator import Generator, decoder_prompt
-from attnlens.lens._model.structure import structure_of
+from attnlens.lens._model.structure import Structure, structure_of
 
 
 class Host:
@@ -29,15 +29,15 @@ class Host:
 
     def __init__(self, model: Any, processor: Any, adapter: AdapterSpec) -> None:
         check_runs(model.config.model_type)
-        self.model = model
-        self.processor = processor
-        self.adapter = adapter
-        self.tokenizer = processor.tokenizer
-        self.structure = structure_of(model, self.tokenizer, adapter)
-        self.generator = Generator(self.structure.generator, self.tokenizer)
-        self.prompter = Prompter(processor, adapter, model, self.structure.image_token_id)
-        self.tracer = Tracer(model)
-        self.meter = Meter()
+        self.model: Any = model
+        self.processor: Any = processor
+        self.adapter: AdapterSpec = adapter
+        self.tokenizer: Any = processor.tokenizer
+        self.structure: Structure = structure_of(model, self.tokenizer, adapter)
+        self.generator: Generator = Generator(self.structure.generator, self.tokenizer)
+        self.prompter: Prompter = Prompter(processor, adapter, model, self.structure.image_token_id)
+        self.tracer: Tracer = Tracer(model)
+        self.meter: Meter = Meter()
         self.face: Any = None  # the lens around it, which `Reading.lens` of 0.1.0 was
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Host:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from attnlens._images import open_image
 from attnlens._renamed import Renamed
@@ -34,9 +34,14 @@ class Lens:
         self._host = Host(model, processor, adapter)
         self._host.face = self
 
-    spec, layer, connector_layer = Renamed("adapter"), Renamed("layer_index"), Renamed("connector_layer_index")
-    structure, generator, prompter = Renamed("_host.structure"), Renamed("_host.generator"), Renamed("_host.prompter")
-    tracer, inputs = Renamed("_host.tracer"), Renamed("_host.inputs")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        spec, layer, connector_layer = Renamed("adapter"), Renamed("layer_index"), Renamed("connector_layer_index")
+        structure, generator, prompter = (
+            Renamed("_host.structure"),
+            Renamed("_host.generator"),
+            Renamed("_host.prompter"),
+        )
+        tracer, inputs = Renamed("_host.tracer"), Renamed("_host.inputs")
 
     @property
     def model(self) -> Any:

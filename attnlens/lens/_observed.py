@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -80,7 +80,8 @@ class Observed:
         """Counts the model's work, as `Lens.meter`."""
         return self._host.meter
 
-    prompt, columns = Renamed("_prompt"), Renamed("_columns")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        prompt, columns = Renamed("_prompt"), Renamed("_columns")
 
     @property
     def images(self) -> tuple[Image.Image, ...]:

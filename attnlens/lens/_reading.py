@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from PIL import Image
@@ -66,7 +66,8 @@ class Reading(Observed):
         ('2', '6')
     """
 
-    lens = Renamed("_host.face")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        lens = Renamed("_host.face")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
         return Reading(copy.deepcopy(self._host, memo), [PreparedImage(one.copy()) for one in self.images])

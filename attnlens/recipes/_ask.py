@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -53,7 +53,8 @@ class Result:
     skipped_crop: bool = False
     """Whether the first answer was as sure as the gate asks, so that the model looked only once."""
 
-    found, sure = _renamed.Renamed("regions"), _renamed.Renamed("skipped_crop")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        found, sure = _renamed.Renamed("regions"), _renamed.Renamed("skipped_crop")
 
     @property
     def boxes(self) -> list[Box]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from attnlens import _renamed
 from attnlens.answers._reprompt import RegionLike
@@ -34,7 +35,8 @@ class Localization:
     answer: AnswerStage | None = None
     """How to show the regions, where the method decides by what it found; None leaves it to the recipe."""
 
-    found = _renamed.Renamed("regions")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        found = _renamed.Renamed("regions")
 
 
 def has_local_views(reading: Reading) -> bool:

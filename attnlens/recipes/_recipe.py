@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnlens import _renamed, answers
 from attnlens._checks import is_number
@@ -72,7 +72,8 @@ class Recipe:
     Sure is the geometric mean of the probabilities of the answer's tokens (after LookWise, arXiv 2603.00171, whose own
     measure is not stated)."""
 
-    look, seen = _renamed.Renamed("locate"), _renamed.Renamed("localize")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        look, seen = _renamed.Renamed("locate"), _renamed.Renamed("localize")
 
     def __post_init__(self) -> None:
         for name, shape in _STAGES.items():

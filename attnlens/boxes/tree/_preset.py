@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from attnlens import _renamed
 from attnlens._checks import check_count, is_number, is_whole
@@ -78,8 +78,9 @@ class Preset:
             if not (is_whole(cuts) and cuts >= 0):
                 raise AttnLensError(f"{name} is {cuts!r}; expected a whole number of cuts, at least 0.")
 
-    start, floor = _renamed.Renamed("threshold"), _renamed.Renamed("min_threshold")
-    falls, least = _renamed.Renamed("decay"), _renamed.Renamed("min_confidence")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        start, floor = _renamed.Renamed("threshold"), _renamed.Renamed("min_threshold")
+        falls, least = _renamed.Renamed("decay"), _renamed.Renamed("min_confidence")
 
     @property
     def levels(self) -> tuple[float, ...]:

@@ -123,7 +123,7 @@ def find_one(root: Node, confidences: Confidences, preset: Preset, *, to_bottom:
         ...     existing = latent = lambda self, boxes: [2 * box.covers(Box(*scene.box)) - 1 for box in boxes]
         ...     def answering(self, boxes):
         ...         return [existing if box.width <= 100 else -1 for box, existing in zip(boxes, self.existing(boxes))]
-        >>> find_one(tree(image.size, input_side=100), Sharp(), PRESETS["pocket"]).box
+        >>> find_one(boxes.tree.tree(image.size, input_side=100), Sharp(), boxes.tree.PRESETS["pocket"]).box
         Box(x1=200, y1=200, x2=300, y2=300)
     """
     released = preset.variant == "released"
@@ -203,7 +203,7 @@ def find_all(root: Node, confidences: Confidences, min_confidence: float = 0.6) 
         >>> class Sharp:  # stands in for a model that sees signs where they fill enough of the region
         ...     def existing(self, boxes):
         ...         return [any(box.covers(Box(*sign.box)) for sign in scene.signs) * 100 / box.width for box in boxes]
-        >>> [tuple(one.box) for one in find_all(tree(image.size, input_side=100, depth=2), Sharp())]
+        >>> [tuple(one.box) for one in find_all(boxes.tree.tree(image.size, input_side=100, depth=2), Sharp())]
         [(0, 200, 100, 300), (200, 200, 300, 300)]
     """
     boxes = [node.box for node in root]

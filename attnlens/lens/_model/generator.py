@@ -21,11 +21,11 @@ class Generator:
     """Wraps the generating module; `positions` and `chunk` follow what its own `generate` would do."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model = model
+        self.model: Any = model
         self._tokenizer = tokenizer
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
-        self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self.last_logits_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def positions(self, prompt: Prompt) -> Tensor | None:
         """Position ids of the whole prompt, [..., tokens]: m-rope models have several rows."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnlens import _renamed
 from attnlens._checks import check_count, is_count, is_number, is_whole
@@ -90,7 +90,8 @@ class Preset:
             if not (is_number(value) and value >= 0) and not (name == "merge_distance" and value is None):
                 raise AttnLensError(f"{name} is {value!r}; expected a number of {unit}, at least 0.")
 
-    keep, apart = _renamed.Renamed("min_confidence"), _renamed.Renamed("merge_distance")
+    if not TYPE_CHECKING:  # words of 0.1.0
+        keep, apart = _renamed.Renamed("min_confidence"), _renamed.Renamed("merge_distance")
 
     def layers_of(self, depth: int) -> tuple[int, int]:
         """The first and the last of the layers, in a model of `depth` layers: as deep as in the preset's.
