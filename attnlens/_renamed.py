@@ -76,22 +76,27 @@ def keep_modules() -> None:
 
 
 def names(room: str, depth: int = 3, **renamed: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a room: old names and the new ones. `depth`: as in `warn`."""
+    """The `__getattr__` of a room: old names and the new ones, or the whole path of a room that has moved.
+
+    `depth`: as in `warn`.
+    """
 
     def find(name: str) -> Any:
         if name not in renamed:
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
-        warn(f"{room}.{name}", f"{room}.{renamed[name]}", depth)
-        return getattr(importlib.import_module(room), renamed[name])
+        new = renamed[name]
+        path = new if "." in new else f"{room}.{new}"
+        warn(f"{room}.{name}", path, depth)
+        return importlib.import_module(path) if "." in new else getattr(importlib.import_module(room), new)
 
     return find
 
 
 class Renamed:
-    """An attribute or a method of 0.1.0."""
+    """An attribute or a method of 0.1.0. `says`: what to use, where that is not the attribute it is now."""
 
-    def __init__(self, new: str) -> None:
-        self._new = new
+    def __init__(self, new: str, says: str | None = None) -> None:
+        self._new, self._says = new, says
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._old, self._owner = name, owner.__name__
@@ -99,7 +104,7 @@ class Renamed:
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             return self
-        warn(f"{self._owner}.{self._old}", f"{self._owner}.{self._new}")
+        warn(f"{self._owner}.{self._old}", self._says or f"{self._owner}.{self._new}")
         return functools.reduce(getattr, self._new.split("."), instance)
 
 
@@ -113,7 +118,9 @@ def arguments(**renamed: str) -> Callable[[Named], Named]:
         def take(*args: Any, **kwargs: Any) -> Any:
             for old in renamed.keys() & kwargs.keys():
                 warn(f"{taker.__name__}({old}=)", f"{renamed[old]}=")
-                kwargs.setdefault(renamed[old], kwargs.pop(old))
+                if renamed[old] in kwargs:
+                    raise TypeError(f"{taker.__name__}() got {old} and {renamed[old]}, which are the same")
+                kwargs[renamed[old]] = kwargs.pop(old)
             return function(*args, **kwargs)
 
         if not isinstance(taker, type):

@@ -79,7 +79,8 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
             ours = [one for one in value.__mro__ if one.__module__.startswith("attnlens.")]
             for name, member in {name: member for one in reversed(ours) for name, member in vars(one).items()}.items():
                 method = member.__func__ if isinstance(member, classmethod | staticmethod) else member
-                own = inspect.isfunction(method) and any(method.__qualname__.startswith(f"{one.__name__}.") for one in ours)
+                homes = tuple(f"{one.__name__}." for one in ours)
+                own = inspect.isfunction(method) and method.__qualname__.startswith(homes)
                 if own and not name.startswith("_") and name != "holds":
                     yield f"{path}.{name}", method
 

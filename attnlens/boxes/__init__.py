@@ -12,4 +12,4 @@ from attnlens.boxes._tiles import tiles
 __all__ = ["Region", "components", "propose", "search", "tiles", "tree"]
 
 if not TYPE_CHECKING:
-    __getattr__ = names(__name__, Found="Region")
+    __getattr__ = names(__name__, Found="Region", focus="attnlens.recipes.focus")

@@ -36,12 +36,9 @@ class Lens:
 
     if not TYPE_CHECKING:  # words of 0.1.0
         spec, layer, connector_layer = Renamed("adapter"), Renamed("layer_index"), Renamed("connector_layer_index")
-        structure, generator, prompter = (
-            Renamed("_host.structure"),
-            Renamed("_host.generator"),
-            Renamed("_host.prompter"),
-        )
-        tracer, inputs = Renamed("_host.tracer"), Renamed("_host.inputs")
+        structure = Renamed("_host.structure", "private: Lens.layers and Lens.connector_layers are what it has to say")
+        generator, prompter = Renamed("_host.generator", "private"), Renamed("_host.prompter", "private")
+        tracer, inputs = Renamed("_host.tracer", "private"), Renamed("_host.inputs", "private")
 
     @property
     def model(self) -> Any:

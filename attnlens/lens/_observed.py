@@ -81,7 +81,8 @@ class Observed:
         return self._host.meter
 
     if not TYPE_CHECKING:  # words of 0.1.0
-        prompt, columns = Renamed("_prompt"), Renamed("_columns")
+        prompt = Renamed("_prompt", "private: Reading.token_positions and Trace.input_ids are what it has to say")
+        columns = Renamed("_columns", "private: Trace.attention has those columns")
 
     @property
     def images(self) -> tuple[Image.Image, ...]:

@@ -67,7 +67,7 @@ class Reading(Observed):
     """
 
     if not TYPE_CHECKING:  # words of 0.1.0
-        lens = Renamed("_host.face")
+        lens = Renamed("_host.face", "the lens that read it: keep that one")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
         return Reading(copy.deepcopy(self._host, memo), [PreparedImage(one.copy()) for one in self.images])
