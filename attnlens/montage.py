@@ -52,7 +52,7 @@ def compact(image: Image.Image, boxes: Sequence[Sequence[float]], fill: Colour |
         (75, 65)
     """
     if not boxes:
-        raise AttnLensError("There is no box to put on a canvas; expected at least one.")
+        raise AttnLensError("There is no box to put into a montage; expected at least one.")
     pixels = np.asarray(image)
     shown = np.zeros(pixels.shape[:2], dtype=bool)
     for box in boxes:

@@ -55,7 +55,7 @@ LENS = [
 ]
 """The rooms of `lens`, and its single modules, by the same rule; a module named apart stands on a floor of its own."""
 LENS_HEIGHT = {part: height for height, parts in enumerate(LENS) for part in parts}
-LAYOUTS_KNOW = {"errors", "_checks", "_storage", "geometry", "adapters", "_upstream"}
+LAYOUTS_KNOW = {"errors", "_checks", "_renamed", "_storage", "geometry", "adapters", "_upstream"}
 NEVER_TORCH = {
     "boxes",
     "importance",

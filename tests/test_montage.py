@@ -135,7 +135,7 @@ def test_boxes_that_are_none_are_refused(draw):
 
 
 def test_no_box_gives_no_canvas_and_no_outline():
-    with pytest.raises(AttnLensError, match="no box to put on a canvas"):
+    with pytest.raises(AttnLensError, match="no box to put into a montage"):
         compact(noise(40, 30), [])
     assert outline(noise(40, 30), []).tobytes() == noise(40, 30).tobytes()
 

@@ -76,8 +76,8 @@ def test_without_torchvision_nothing_is_imported_and_nothing_is_wrong() -> None:
     code = (
         "import sys, importlib.util\n"
         "importlib.util.find_spec = lambda name: None\n"
-        "from attnlens import torchvision_check\n"
-        "torchvision_check.require()\n"
+        "from attnlens import _torchvision_check\n"
+        "_torchvision_check.require()\n"
         "sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     )
     assert run(code, folder=ROOT).returncode == 0

@@ -104,7 +104,14 @@ NOT_TRANSFORMERS = {"_exit", "_replace"} | {  # of os, of named tuples, and of n
     "_orig_mod",
     "_Namespace__attrs",
 }
-OURS = {"_host", "_prompt", "_columns", "_pixels"} | {  # of a lens and a reading, for the rest of the package
+OURS = {
+    "_host",
+    "_prompt",
+    "_columns",
+    "_keys",
+    "_pixels",
+    "_prepared",
+} | {  # of a lens and a reading, for the rest of the package
     path.stem for path in PACKAGE.rglob("_*.py")
 }
 

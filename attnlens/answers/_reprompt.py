@@ -60,7 +60,7 @@ def append_montage(reading: Reading, boxes: Sequence[RegionLike], question: str,
     """The answer to the image and, after it, one picture of all boxes, close together (HiDe, arXiv 2510.00054).
 
     `attnlens.montage.compact` makes the picture; of one box it is the crop. Of several images, each with boxes gets a
-    canvas. The pictures are appended to what the reading has read.
+    montage. The pictures are appended to what the reading has read.
 
     Args:
         reading: what the model has read: `lens.read(image)`.
@@ -83,7 +83,7 @@ def append_montage(reading: Reading, boxes: Sequence[RegionLike], question: str,
     places = _by_image(reading, boxes)
     if all(len(found) == 1 for found in places.values()):
         return append(reading, sorted(boxes, key=number_of), question, max_new_tokens)
-    for picture in _canvases(reading, boxes):
+    for picture in _montages(reading, boxes):
         reading = reading.with_image(picture)
     return reading.answer(question, max_new_tokens)
 
@@ -120,7 +120,7 @@ def replace_by_montage(
     """The answer to one picture of all boxes, close together, instead of the image: for regions that are far apart.
 
     FOCUS and ZoomEye do so on models with one global view, for targets more than 1200 and 1000 pixels apart. Of several
-    images, each with boxes is replaced by a canvas of its own.
+    images, each with boxes is replaced by a montage of its own.
 
     Deviation: regions keep their scale and lose the space between them (`attnlens.montage.compact`), where the papers
     paste them onto a canvas of a fixed size.
@@ -145,7 +145,7 @@ def replace_by_montage(
     """
     if not len(boxes):
         return reading.answer(question, max_new_tokens)
-    return reading.read_alone(*_canvases(reading, boxes)).answer(question, max_new_tokens)
+    return reading.read_alone(*_montages(reading, boxes)).answer(question, max_new_tokens)
 
 
 def union(reading: Reading, boxes: Sequence[RegionLike], question: str, max_new_tokens: int = 20) -> Answer:
@@ -263,7 +263,7 @@ def _outlined(reading: Reading, boxes: Sequence[RegionLike]) -> list[Image.Image
     return [montage.outline(image, places.get(number, [])) for number, image in enumerate(reading.images)]
 
 
-def _canvases(reading: Reading, boxes: Sequence[RegionLike]) -> list[Image.Image]:
+def _montages(reading: Reading, boxes: Sequence[RegionLike]) -> list[Image.Image]:
     """Of each image with boxes, in order, one picture of all of them."""
     return [montage.compact(reading.images[number], found) for number, found in _by_image(reading, boxes).items()]
 

@@ -42,7 +42,7 @@ def reference(model: Any, inputs: Mapping[str, Any], attention: Sequence[Site], 
             handle = model.get_submodule(site.path).register_forward_hook(keep(site))
             stack.callback(handle.remove)
         # torch's own multi-head attention hands back no weights that are in its graph.
-        stack.enter_context(multihead.opened(model.get_submodule(site.path) for site in connector))
+        stack.enter_context(multihead.with_weights(model.get_submodule(site.path) for site in connector))
         stack.enter_context(torch.enable_grad())
         logits = model(**inputs, output_attentions=True).logits[0, -1].float()
         kept = [seen[site] for site in (*attention, *connector)]

@@ -22,7 +22,7 @@ from attnlens.conformance._checks import Finding, all_passed, describe_error, fi
 from attnlens.conformance._tiny import torchvision_shim
 from attnlens.conformance._tiny.image_processor import tiny_image_processor
 from attnlens.conformance._tiny.model import tiny_config, tiny_model
-from attnlens.conformance._tiny.processor import StandInProcessor
+from attnlens.conformance._tiny.processor import StubProcessor
 from attnlens.conformance._types import check_asked
 from attnlens.errors import AttnLensError
 from attnlens.lens import Lens
@@ -178,7 +178,7 @@ def tiny_lens(model_type: str, spec: AdapterSpec, seed: int = 0) -> Lens:
     config = tiny_config(model_type, spec.tiny.config)
     model = tiny_model(config, seed)
     images = tiny_image_processor(model_type, config, spec.tiny.image_processor, spec.tiny.images)
-    return Lens(model, StandInProcessor(images, spec, model), spec)
+    return Lens(model, StubProcessor(images, spec, model), spec)
 
 
 def check_type(spec: AdapterSpec, model_type: str) -> None:

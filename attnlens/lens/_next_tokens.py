@@ -15,7 +15,7 @@ from attnlens._checks import check_count
 from attnlens.errors import AttnLensError
 from attnlens.lens._capture.arrays import array
 from attnlens.lens._host import Host
-from attnlens.lens._inputs.batching import joined, on_device
+from attnlens.lens._inputs.batching import concat_images, on_device
 from attnlens.lens._inputs.prompt import PreparedImage, Prompt
 from attnlens.lens._model.exclusive import exclusive
 from attnlens.lens._trace import Array
@@ -49,7 +49,7 @@ def next_tokens(host: Host, images: Sequence[Image.Image], question: str, batch:
 def _together(host: Host, prompts: Sequence[Prompt], alone: Sequence[dict[str, Any]]) -> Tensor:
     """[prompts, vocabulary] of prompts whose inputs have the same shapes."""
     spec = host.adapter.prompt.model_copy(update={"image_axis": 0})  # an axis of prompts is what is joined along here
-    images = joined([prompt.images[0].features for prompt in prompts], spec)
+    images = concat_images([prompt.images[0].features for prompt in prompts], spec)
     inputs = {key: _stacked([one[key] for one in alone]) for key in alone[0] if key not in images}
     inputs |= on_device({key: value for key, value in images.items() if key in prompts[0].vision_inputs}, host.model)
     if host.generator.model is host.model:

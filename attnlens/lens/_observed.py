@@ -23,14 +23,14 @@ from attnlens.lens._capture.arrays import array, keys_of, patches_of, rows_at, s
 from attnlens.lens._cost import Meter
 from attnlens.lens._host import Host
 from attnlens.lens._inputs.prompt import PreparedImage, Prompt, checked_question
-from attnlens.lens._inputs.token_positions import places
+from attnlens.lens._inputs.token_positions import positions_of
 from attnlens.lens._layouts import Layout
 from attnlens.lens._model.exclusive import exclusive, exclusively
 from attnlens.lens._model.kv_cache import branch
 from attnlens.lens._prefix import PrefixCache
 from attnlens.lens._trace import ImageTrace, Trace, image_trace, pick_image
 from attnlens.lens._values import ValueSimilarity, cosines
-from attnlens.lens._words import WordAttention, looking
+from attnlens.lens._words import WordAttention, positions_after_images
 
 LayerChoice = int | Literal["mean"] | None
 """A layer's number, "mean" for all of them, or None for the adapter's default."""
@@ -177,7 +177,7 @@ class Observed:
     def word_attention(self, question: str, words: str | Sequence[int]) -> WordAttention:
         """Attention to the images from each token of some words of a question.
 
-        Exact, with only those rows computed in the open: in one short pass on the images' cache, or in one over the
+        Exact, with only those rows computed eagerly: in one short pass on the images' cache, or in one over the
         whole prompt where the images cannot be read before the question.
 
         Args:
@@ -196,7 +196,7 @@ class Observed:
             (4, 4, 2, 100)
         """
         host, prompt = self._host, self._prompt(question)
-        structure, at = host.structure, looking(prompt, host.structure, host.tokenizer, words)
+        structure, at = host.structure, positions_after_images(prompt, host.structure, host.tokenizer, words)
         whole = structure.strategy != "shared"
         stop, connector = (prompt.length, structure.connector) if whole else (max(at) + 1, ())
         inputs = {**host.inputs(prompt), "use_cache": False} if whole else self._prefix.tail(question, prompt, stop)
@@ -212,7 +212,7 @@ class Observed:
             layers=structure.layers,
             words=at,
             spans=spans,
-            layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
+            layouts=tuple(layout.with_cells for layout in layouts) if connected else layouts,
         )
 
     def image_word_attention(
@@ -343,7 +343,7 @@ class Observed:
         host, asked = self._host, self._prefix.of(question)
         if asked.cache is None:
             raise AttnLensError(f"{host.name} leaves no KV cache whose values could be read. Use a map of attention.")
-        at = places(asked.prompt, host.tokenizer, words)
+        at = positions_of(asked.prompt, host.tokenizer, words)
         found, layers = cosines(asked.cache, host.structure.layers, at, asked.prompt.length - 1)
         return ValueSimilarity(array(found), tuple(layers), at, asked.prompt.positions, self._plain())
 
@@ -440,7 +440,7 @@ class Observed:
             connector_gradient=patches_of(captured.connector_gradients or [], layouts),
             layers=self._host.structure.layers,
             spans=spans,
-            layouts=tuple(layout.placed for layout in layouts) if connected else layouts,
+            layouts=tuple(layout.with_cells for layout in layouts) if connected else layouts,
             top_token=captured.top_token,
             log_prob=captured.log_prob,
             input_ids=prompt.ids[0].cpu().numpy(),

@@ -12,7 +12,7 @@ from attnlens.errors import AttnLensError
 from attnlens.lens._capture import passes
 from attnlens.lens._capture.arrays import array
 from attnlens.lens._host import Host
-from attnlens.lens._inputs.batching import joined, on_device
+from attnlens.lens._inputs.batching import concat_images, on_device
 from attnlens.lens._inputs.prompt import PreparedImage, Prompt
 from attnlens.lens._layouts import Layout
 from attnlens.lens._trace import Array
@@ -48,7 +48,7 @@ class Pixels:
         leaves = [one.detach().requires_grad_() for one in pixels]
         named = zip(self._images, self._keys(), leaves, strict=True)
         features = [{**one.features, key: leaf} for one, key, leaf in named]
-        whole = {key: value for key, value in joined(features, spec).items() if key in prompt.vision_inputs}
+        whole = {key: value for key, value in concat_images(features, spec).items() if key in prompt.vision_inputs}
         inputs = host.inputs(prompt) | on_device(whole, host.model)
         gradients = passes.pixel_gradient(host.model, inputs, leaves, partial(host.generator.first_token, prompt))
         host.check_finite("gradients", gradients, ["the pixels"] * len(gradients))

@@ -69,7 +69,7 @@ class PrefixCache:
 
     def captured(self, question: str, gradients: bool) -> tuple[Prompt, passes.Captured]:
         """The question's prompt, and what its last token shows: attention, and gradients if wanted."""
-        return (self._run_open if self._whole_prompts else self._replay)(question, gradients)
+        return (self._run_with_weights if self._whole_prompts else self._replay)(question, gradients)
 
     @torch.no_grad()
     def log_probs(self, question: str) -> Tensor:
@@ -137,7 +137,7 @@ class PrefixCache:
         return PromptState(prompt, positions, branch(cache, stop - 1), log_probs)
 
     def _replay(self, question: str, gradients: bool) -> tuple[Prompt, passes.Captured]:
-        """The last token once more, by itself, in the open."""
+        """The last token once more, by itself, with its weights returned."""
         host, state = self._host, self.of(question)
         last = state.prompt.length - 1
         if state.cache is None:
@@ -159,7 +159,7 @@ class PrefixCache:
         host.meter.forward(prompt.image_tokens)
         return PromptState(prompt, positions, branch(cache, prompt.length - 1), log_probs)
 
-    def _run_open(self, question: str, gradients: bool) -> tuple[Prompt, passes.Captured]:
+    def _run_with_weights(self, question: str, gradients: bool) -> tuple[Prompt, passes.Captured]:
         host, prompt = self._host, self._prompt(question)
         inputs, cache = {**host.inputs(prompt), "use_cache": False}, self._whole_cache()
         if cache is not None:

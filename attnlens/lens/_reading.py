@@ -22,7 +22,7 @@ from attnlens.lens._capture import hidden_states
 from attnlens.lens._capture.arrays import array
 from attnlens.lens._cost import Cost
 from attnlens.lens._inputs.prompt import PreparedImage
-from attnlens.lens._inputs.token_positions import REMOVED, differing_tokens, words_in
+from attnlens.lens._inputs.token_positions import REMOVED, differing_tokens, find_text
 from attnlens.lens._model.exclusive import exclusively
 from attnlens.lens._model.generator import check_new_tokens, generate
 from attnlens.lens._model.kv_cache import branch
@@ -250,7 +250,7 @@ class Reading(Observed):
         """
         prompt = self._prompt(question)
         if words is not None:
-            return words_in(prompt, self.tokenizer, words)
+            return find_text(prompt, self.tokenizer, words)
         return differing_tokens(prompt, self._prompt(unlike))
 
     @exclusively

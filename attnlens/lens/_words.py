@@ -9,7 +9,7 @@ from typing import Any
 from attnlens._storage import Stored
 from attnlens.errors import AttnLensError
 from attnlens.lens._inputs.prompt import Prompt
-from attnlens.lens._inputs.token_positions import places
+from attnlens.lens._inputs.token_positions import positions_of
 from attnlens.lens._layouts import Layout
 from attnlens.lens._model.structure import Structure
 from attnlens.lens._trace import Array, check_axes
@@ -42,7 +42,9 @@ class WordAttention(Stored):
         check_axes(self.attention, self.layers, self.spans, self.layouts, axes=4)
 
 
-def looking(prompt: Prompt, structure: Structure, tokenizer: Any, words: str | Sequence[int]) -> tuple[int, ...]:
+def positions_after_images(
+    prompt: Prompt, structure: Structure, tokenizer: Any, words: str | Sequence[int]
+) -> tuple[int, ...]:
     """The positions of `words`, text or positions themselves, in the prompt.
 
     Raises AttnLensError for words that do not look at the images: no text does that stands before their end, and in an
@@ -53,7 +55,7 @@ def looking(prompt: Prompt, structure: Structure, tokenizer: Any, words: str | S
             "This model is an encoder-decoder: its encoder reads the question, and only the answer's tokens look at "
             "the image where attention is seen. Use a map of the last prompt token, such as relative_attention."
         )
-    at = places(prompt, tokenizer, words)
+    at = positions_of(prompt, tokenizer, words)
     first, last = min(at), max(at)
     if first < prompt.end_of_images:
         raise AttnLensError(

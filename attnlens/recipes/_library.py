@@ -119,9 +119,9 @@ _RECIPES: Mapping[str, tuple[Recipe, Card]] = MappingProxyType(
             Recipe(locate=hide.locate, answer=answers.append_montage),
             Card(
                 "attention of the target's words less that of the instruction",
-                "1 tail a target; the canvas",
+                "1 tail a target; the montage",
                 False,
-                "up to four a target, or count=; a canvas, appended",
+                "up to four a target, or count=; a montage, appended",
                 "HiDe, arXiv 2510.00054",
             ),
         ),

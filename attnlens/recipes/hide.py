@@ -1,4 +1,4 @@
-"""HiDe (arXiv 2510.00054): what the words of each target look at, less what the instruction does, on one canvas."""
+"""HiDe (arXiv 2510.00054): what the words of each target look at, less what the instruction does, in one montage."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_type_whose_config_refuses_to_be_made_tiny_is_refused_with_what_it_say
         draft("apertus1p5")
 
 
-@pytest.mark.parametrize("step", ["tiny_config", "tiny_model", "attention_path", "crossing_path", "hypotheses"])
+@pytest.mark.parametrize("step", ["tiny_config", "tiny_model", "attention_path", "cross_attention_path", "hypotheses"])
 def test_whatever_goes_wrong_in_a_model_s_own_code_is_said_in_one_error(step, monkeypatch):
     def surprise(*_: object, **__: object) -> None:
         raise ZeroDivisionError("as no one thought")

@@ -45,7 +45,7 @@ def test_a_trace_comes_back_from_file_pickle_and_copy_as_it_was(model_type: str,
             assert getattr(back, name) == getattr(trace, name)
         for one, other in zip(back.layouts, reading.layouts, strict=True):
             weights = np.random.default_rng(0).random(len(one.cells), dtype=np.float32)
-            shown = other.placed if trace.connector_attention is not None else other
+            shown = other.with_cells if trace.connector_attention is not None else other
             np.testing.assert_array_equal(one.on_grid(weights), shown.on_grid(weights))
         assert (back, hash(back)) == (trace, hash(trace))
     assert pickle.loads(pickle.dumps(reading.layouts)) == reading.layouts

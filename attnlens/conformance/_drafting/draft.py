@@ -24,16 +24,16 @@ from attnlens.adapters._rendering import render
 from attnlens.adapters._schema import AdapterSpec
 from attnlens.conformance._checks import Finding, all_passed, describe_error, findings
 from attnlens.conformance._drafting.grids import Facts, hypotheses
-from attnlens.conformance._drafting.paths import attention_path, connector_path, crossing_path
+from attnlens.conformance._drafting.paths import attention_path, connector_path, cross_attention_path
 from attnlens.conformance._report import sample_images
 from attnlens.conformance._tiny.image_processor import tiny_image_processor
 from attnlens.conformance._tiny.model import tiny_config, tiny_like, tiny_model
-from attnlens.conformance._tiny.processor import IMAGE_TOKEN, StandInProcessor
+from attnlens.conformance._tiny.processor import IMAGE_TOKEN, StubProcessor
 from attnlens.conformance._types import check_asked
 from attnlens.errors import AttnLensError
 from attnlens.lens import Lens
 from attnlens.lens._checkpoint.processors import load_processor
-from attnlens.lens._inputs.batching import features_of, nested
+from attnlens.lens._inputs.batching import as_prompt_images, features_of
 from attnlens.lens._layouts import Processed, layout_of
 from attnlens.lens._loading import load_config
 from attnlens.lens._model.broken import check_runs
@@ -176,14 +176,14 @@ def _with_prompt(found: Draft, processor: Any) -> Draft:
 def _with_grid(model: Any, model_type: str, facts: Facts, exclude: str | None) -> tuple[Facts, str]:
     """The first hypothesis that the model agrees with; behind a connector with attention, those of latents first."""
     processor = tiny_image_processor(model_type, model.config)
-    connector, crossing = connector_path(model, processor, sample_images()[0]), crossing_path(model)
-    first = "latents" if connector is not None else "cross" if crossing is not None else None
+    connector, cross_attention = connector_path(model, processor, sample_images()[0]), cross_attention_path(model)
+    first = "latents" if connector is not None else "cross" if cross_attention is not None else None
     ordered = sorted(hypotheses(model.config, exclude), key=lambda one: one[0]["grid"]["kind"] != first)
     tried, nearest = 0, (-1.0, "none of them could be laid over the image")
     for guess, like in _different(model, model_type, ordered):
         prompt = {"prompt": {"template": "chat", **guess["prompt"]}}
         known = facts | {key: value for key, value in guess.items() if value} | prompt
-        if (needed := {"latents": connector, "cross": crossing}.get(guess["grid"]["kind"], "")) is None:
+        if (needed := {"latents": connector, "cross": cross_attention}.get(guess["grid"]["kind"], "")) is None:
             continue
         if needed:
             known |= {"connector" if guess["grid"]["kind"] == "latents" else "language_model": {"attention": needed}}
@@ -210,7 +210,9 @@ def _different(model: Any, model_type: str, guesses: Iterable[tuple[Facts, str]]
             way = json.dumps([guess["prompt"], guess["tiny"]])
             if way not in made:
                 processor = tiny_image_processor(model_type, model.config, None, spec.tiny.images)
-                features = features_of(processor(nested([picture], spec.prompt), return_tensors="pt"), spec.prompt)
+                features = features_of(
+                    processor(as_prompt_images([picture], spec.prompt), return_tensors="pt"), spec.prompt
+                )
                 made[way] = Processed(picture.size, features, processor, model.config)
             processed = made[way]
             layout = layout_of(spec.grid, processed)
@@ -250,7 +252,7 @@ def _try(
     try:
         spec = _spec(facts)
         images = tiny_image_processor(model_type, model.config, spec.tiny.image_processor, spec.tiny.images)
-        lens = Lens(model, StandInProcessor(images, spec, model), spec)
+        lens = Lens(model, StubProcessor(images, spec, model), spec)
     except Exception as error:  # noqa: BLE001 - a guess may be wrong in any way
         return (Finding("build", False, describe_error(error)),)
     return tuple(findings(lens, sample_images(), checks))

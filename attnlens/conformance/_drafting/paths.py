@@ -32,7 +32,7 @@ def attention_path(model: Any) -> str | None:
     return _pattern(path for path, _ in _inside(model, decoder) if _SELF.fullmatch(path))
 
 
-def crossing_path(model: Any) -> str | None:
+def cross_attention_path(model: Any) -> str | None:
     """Cross-attention of the language model, or of layers between its own, by name."""
     vision = {id(part) for path, module in model.named_modules() if "vision" in path for part in module.modules()}
     outside = (path for path, module in model.named_modules() if id(module) not in vision)

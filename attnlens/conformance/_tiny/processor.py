@@ -20,7 +20,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from attnlens.adapters._grids import UnpaddedGrid
 from attnlens.adapters._schema import AdapterSpec
 from attnlens.adapters._strict import FromTokenizer, resolve
-from attnlens.lens._inputs.batching import features_of, nested
+from attnlens.lens._inputs.batching import as_prompt_images, features_of
 from attnlens.lens._layouts import Processed, layout_of
 
 FIRST_BYTE = 300
@@ -30,7 +30,7 @@ SPARE_ID = 290
 IMAGE_TOKEN = "<image>"
 
 
-class StandInProcessor:
+class StubProcessor:
     """Images and text to a model's inputs, for a prompt of one; what `Lens` needs of a processor."""
 
     def __init__(self, image_processor: Any, spec: AdapterSpec, model: Any) -> None:
@@ -76,7 +76,7 @@ class StandInProcessor:
 
     def _features(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         prompt = self._spec.prompt
-        return features_of(self.image_processor(nested(images, prompt), return_tensors="pt"), prompt)
+        return features_of(self.image_processor(as_prompt_images(images, prompt), return_tensors="pt"), prompt)
 
     def _patches(self, features: dict[str, Any], image: int, grid: UnpaddedGrid) -> torch.Tensor:
         """[patches, values]: the full processor cuts the canvas itself, to the patches that hold the image."""

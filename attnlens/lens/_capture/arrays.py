@@ -68,7 +68,7 @@ def patches_of(weights: Sequence[Tensor], layouts: Sequence[Layout]) -> Array | 
 
 def _by_image(weights: Tensor, layouts: Sequence[Layout]) -> Tensor:
     """[tiles, heads, queries, keys] -> [heads, queries of all images, patches], zero where a tile is not a query's."""
-    widest = max(len(layout.placed.cells) for layout in layouts)
+    widest = max(len(layout.with_cells.cells) for layout in layouts)
     images, start = [], 0
     for layout in layouts:
         keys, queries = len(layout.cells) // layout.tiles, layout.tokens // layout.tiles

@@ -1,4 +1,4 @@
-"""Attention in the open: attention functions whose weights can be seen, under any implementation.
+"""Attention whose weights are returned, under any implementation.
 
 transformers hands back attention weights under `eager` only, and eager keeps every matrix of every layer. These
 functions are registered with its attention interface instead:
@@ -7,8 +7,8 @@ functions are registered with its attention interface instead:
   model's own eager function. Where soft-capping, sinks or a position bias rule SDPA out, that function computes the
   others too, a few queries at a time, and what it makes of them is dropped. Weights: [batch, heads, 1, keys]. A mask
   that is missing is an error, but in attention beside that which is looked at, where it says that it needs none.
-- `attnlens_crossing_rows`: the same where the model also has cross-attention, whose every query may see every key.
-- `attnlens_open` for a connector: the model's own eager function for all queries.
+- `attnlens_cross_attention_rows`: the same where the model also has cross-attention, whose queries may see every key.
+- `attnlens_eager` for a connector: the model's own eager function for all queries.
 - `attnlens_chosen`: one of these for what the model goes on with, and beside it the rows of any queries that are
   chosen, such as some words of the question, by the model's own eager function.
 
@@ -46,8 +46,8 @@ _CHUNK = 128  # queries at a time where SDPA is ruled out: of a prompt of 4,096 
 _TOLERATED = 0.5  # of a score that rounding has changed: weights by a factor of 1.6
 
 ROWS = "attnlens_rows"
-CROSSING_ROWS = "attnlens_crossing_rows"
-OPEN = "attnlens_open"
+CROSS_ATTENTION_ROWS = "attnlens_cross_attention_rows"
+EAGER = "attnlens_eager"
 CUT = "attnlens_cut"
 CHOSEN = "attnlens_chosen"
 
@@ -110,7 +110,7 @@ def rooted(query: Tensor) -> Tensor:
 
 
 @_without_unindexed
-def _open_forward(
+def _eager_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     return _eager(module, rooted(query), key, value, attention_mask, kwargs)
@@ -167,7 +167,7 @@ def _rows_forward(
             f"{type(module).__name__} built no attention mask for the implementation {ROWS!r}: transformers' mask "
             "interface was bypassed, and the rows would be wrong. State language_model: {strategy: eager}."
         )
-    return _crossing_forward(module, query, key, value, attention_mask, **kwargs)
+    return _cross_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 def _needs_no_mask(module: nn.Module, is_causal: bool | None) -> bool:
@@ -181,7 +181,7 @@ def _needs_no_mask(module: nn.Module, is_causal: bool | None) -> bool:
 
 
 @_without_unindexed
-def _crossing_forward(
+def _cross_attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     query = rooted(query)
@@ -279,13 +279,13 @@ def _running(modules: Iterable[Any], name: str, forward: _Forward) -> Iterator[N
 
 
 AttentionInterface.register(ROWS, _rows_forward)
-AttentionInterface.register(CROSSING_ROWS, _crossing_forward)
-AttentionInterface.register(OPEN, _open_forward)
+AttentionInterface.register(CROSS_ATTENTION_ROWS, _cross_attention_forward)
+AttentionInterface.register(EAGER, _eager_forward)
 AttentionInterface.register(CUT, _current_forward)
 AttentionInterface.register(CHOSEN, _current_forward)
 AttentionMaskInterface.register(ROWS, _rows_mask)
-AttentionMaskInterface.register(CROSSING_ROWS, _rows_mask)
-AttentionMaskInterface.register(OPEN, eager_mask)
+AttentionMaskInterface.register(CROSS_ATTENTION_ROWS, _rows_mask)
+AttentionMaskInterface.register(EAGER, eager_mask)
 AttentionMaskInterface.register(CUT, _rows_mask)
 AttentionMaskInterface.register(CHOSEN, _rows_mask)
 
@@ -337,7 +337,7 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
     """Run `modules` under the implementation `how`, their weights being those of `queries` alone.
 
     `queries` are counted from the end, -1 the last. Weights: [batch, heads, queries, keys], without a graph. Where
-    `connector` shares their config (Kosmos-2's does), it runs in the open, and anything else under `how`.
+    `connector` shares their config (Kosmos-2's does), its weights are returned, and anything else under `how`.
     """
     modules, wanted = list(modules), list(queries)
     inside, connecting = _parts(modules), _parts(connector)
@@ -346,7 +346,7 @@ def chosen(modules: Iterable[Any], queries: Sequence[int], how: str, connector: 
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         if id(module) in connecting:
-            return _open_forward(module, query, key, value, attention_mask, **kwargs)
+            return _eager_forward(module, query, key, value, attention_mask, **kwargs)
         output, weights = AttentionInterface()[how](module, query, key, value, attention_mask, **kwargs)
         if id(module) not in inside:
             return output, None

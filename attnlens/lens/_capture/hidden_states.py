@@ -48,21 +48,23 @@ def entropy_gradient(model: Any, structure: Structure, inputs: Mapping[str, Any]
     begins at x, with parameters frozen: what comes before, the vision tower above all, runs without one. `inputs` are
     those of the whole prompt, `tokens` its length.
     """
-    crossing = structure.attends_to == "image"
+    cross_attention = structure.attends_to == "image"
     paths = [site.path for site in structure.attention]
-    givens = [model.get_submodule(path) for path in paths] if crossing else [_first_layer(model, structure)]
+    givens = [model.get_submodule(path) for path in paths] if cross_attention else [_first_layer(model, structure)]
     leaves: list[Tensor] = []
 
     def begin(state: Tensor) -> Tensor:
         if not leaves:
             leaves.append(state.detach().requires_grad_())
             return leaves[0]
-        return leaves[0] if crossing else state  # a looped model enters its first layer again, with another state
+        return (
+            leaves[0] if cross_attention else state
+        )  # a looped model enters its first layer again, with another state
 
-    with frozen(model), torch.enable_grad(), _entering(givens, [begin] * len(givens), crossing):
+    with frozen(model), torch.enable_grad(), _entering(givens, [begin] * len(givens), cross_attention):
         logits = model(**inputs).logits
         (gradient,) = slopes(model, _entropy(logits[0, -1].float()), leaves)
-    rows = gradient.flatten(0, -2).float() if crossing else _by_token(gradient, tokens)
+    rows = gradient.flatten(0, -2).float() if cross_attention else _by_token(gradient, tokens)
     return rows.norm(dim=-1)
 
 
@@ -135,9 +137,11 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 @contextmanager
-def _entering(modules: Sequence[nn.Module], changes: Sequence[_Change], crossing: bool = False) -> Iterator[None]:
+def _entering(
+    modules: Sequence[nn.Module], changes: Sequence[_Change], cross_attention: bool = False
+) -> Iterator[None]:
     """In here, each of `modules` is handed what its change makes of the state, or of the features to cross to."""
-    names = _FEATURES if crossing else _STATE
+    names = _FEATURES if cross_attention else _STATE
     with ExitStack() as stack:
         for module, change in zip(modules, changes, strict=True):
             hook = partial(_handed, change, names)

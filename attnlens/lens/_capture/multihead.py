@@ -1,7 +1,7 @@
-"""torch's own nn.MultiheadAttention in the open, for the connectors that are built on it (Aria).
+"""torch's own nn.MultiheadAttention, its weights returned, for the connectors that are built on it (Aria).
 
-The weights that it hands back are averaged over the heads and lie off the graph: nothing that follows reads them. While
-`opened`, such a module computes its attention plainly, with its own parameters: the same output, and as the second
+The weights that it hands back are averaged over the heads and lie off the graph: nothing that follows reads them. In
+`with_weights`, such a module computes its attention plainly, with its own parameters: the same output, and as second
 value each head's weights, [batch, heads, queries, keys], on the way from the queries to the output.
 """
 
@@ -22,8 +22,8 @@ from attnlens.lens._capture.attention import rooted
 
 
 @contextmanager
-def opened(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Those of `modules` that are nn.MultiheadAttention, in the open; the others are left alone.
+def with_weights(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Those of `modules` that are nn.MultiheadAttention, with their weights returned; the others are left alone.
 
     Raises AttnLensError for one of another width for keys than for queries, or with keys of its own.
     """

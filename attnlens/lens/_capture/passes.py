@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from attnlens.errors import first_line
 from attnlens.lens._capture import multihead
-from attnlens.lens._capture.attention import CROSSING_ROWS, OPEN, ROWS, chosen, frozen, implementation, no_gradient
+from attnlens.lens._capture.attention import (
+    CROSS_ATTENTION_ROWS,
+    EAGER,
+    ROWS,
+    chosen,
+    frozen,
+    implementation,
+    no_gradient,
+)
 from attnlens.lens._capture.tracer import Site, Tracer
 from attnlens.lens._model.structure import Structure
 
@@ -58,7 +66,7 @@ def one_pass(
     Under the strategy eager, and in the decoder of an encoder-decoder, whose own prompt is a token or two, all rows are
     computed eagerly, and kept until the capture is made.
     """
-    with _seeing(model, structure.attention, _how(structure), structure.connector, gradients):
+    with _seeing(model, structure.attention, language_implementation(structure), structure.connector, gradients):
         output, weights = tracer.run(inputs, (*structure.connector, *structure.attention))
         split = len(structure.connector)
         return _captured(model, output.logits, weights[split:], weights[:split], choose, gradients)
@@ -81,8 +89,8 @@ def words(
         [model.get_submodule(site.path) for site in sites] for sites in (structure.attention, connector)
     )
     with (
-        _seeing(model, (), OPEN, connector, gradients=False),
-        chosen(modules, queries, _how(structure), connecting),
+        _seeing(model, (), EAGER, connector, gradients=False),
+        chosen(modules, queries, language_implementation(structure), connecting),
     ):
         _, weights = tracer.run(inputs, (*connector, *structure.attention))
     return weights[len(connector) :], weights[: len(connector)]
@@ -104,11 +112,11 @@ def slopes(model: Any, value: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor]:
         raise no_gradient(model, first_line(error)) from error
 
 
-def _how(structure: Structure) -> str:
+def language_implementation(structure: Structure) -> str:
     """The implementation that a prompt runs under while its rows are looked at."""
     if structure.strategy == "eager":
-        return OPEN
-    return {"prompt": ROWS, "image": CROSSING_ROWS, "encoder": OPEN}[structure.attends_to]
+        return EAGER
+    return {"prompt": ROWS, "image": CROSS_ATTENTION_ROWS, "encoder": EAGER}[structure.attends_to]
 
 
 def _captured(
@@ -137,13 +145,13 @@ def _top(logits: Tensor, choose: Choose) -> tuple[int, Tensor]:
 def _seeing(
     model: nn.Module, language: Sequence[Site], how: str, connector: Sequence[Site], gradients: bool
 ) -> Iterator[None]:
-    """The language model's attention under the implementation `how`, the connector's in the open, parameters frozen."""
+    """The language model's attention under the implementation `how`, the connector's eager, parameters frozen."""
     connecting = [model.get_submodule(site.path) for site in connector]
     with ExitStack() as stack:
         stack.enter_context(implementation([model.get_submodule(site.path) for site in language], how))
         if connecting:
-            stack.enter_context(implementation(connecting, OPEN))
-            stack.enter_context(multihead.opened(connecting))
+            stack.enter_context(implementation(connecting, EAGER))
+            stack.enter_context(multihead.with_weights(connecting))
         if gradients:
             stack.enter_context(frozen(model))
         stack.enter_context(torch.set_grad_enabled(gradients))

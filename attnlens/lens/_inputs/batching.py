@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from attnlens.adapters._schema import PromptSpec
 
 
-def nested(images: Sequence[Any], spec: PromptSpec) -> list[Any]:
+def as_prompt_images(images: Sequence[Any], spec: PromptSpec) -> list[Any]:
     """A prompt's images as its image processor takes them: a list, or the list of a prompt in one of all prompts."""
     return [list(images)] if spec.image_axis else list(images)
 
@@ -29,11 +29,11 @@ def features_of(made: Any, spec: PromptSpec) -> dict[str, Any]:
     return features
 
 
-def joined(features: Sequence[dict[str, Any]], spec: PromptSpec) -> dict[str, Any]:
+def concat_images(features: Sequence[dict[str, Any]], spec: PromptSpec) -> dict[str, Any]:
     """The inputs of several images, one after the other; smaller ones are padded with zeros at the end."""
     features = _counted_on(features, spec)
     keys = dict.fromkeys(key for one in features for key in one)  # an image without tiles may lack their key
-    return {key: _joined([one[key] for one in features if key in one], _axis(key, spec)) for key in keys}
+    return {key: _concatenated([one[key] for one in features if key in one], _axis(key, spec)) for key in keys}
 
 
 def _axis(key: str, spec: PromptSpec) -> int:
@@ -52,9 +52,9 @@ def _counted_on(features: Sequence[dict[str, Any]], spec: PromptSpec) -> list[di
     return found
 
 
-def apart(features: Sequence[dict[str, Any]], spec: PromptSpec) -> list[dict[str, Any]]:
+def split_by_image(features: Sequence[dict[str, Any]], spec: PromptSpec) -> list[dict[str, Any]]:
     """Each image's part of what is joined: its own features, padded as they are beside the others."""
-    together = joined(features, spec)
+    together = concat_images(features, spec)
     if len(features) == 1:
         return [together]
     parts: list[dict[str, Any]] = [{} for _ in features]
@@ -69,7 +69,7 @@ def apart(features: Sequence[dict[str, Any]], spec: PromptSpec) -> list[dict[str
     return parts
 
 
-def _joined(values: Sequence[Any], axis: int) -> Any:
+def _concatenated(values: Sequence[Any], axis: int) -> Any:
     if len(values) == 1:
         return values[0]
     if all(isinstance(value, Tensor) for value in values):

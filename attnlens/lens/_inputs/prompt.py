@@ -18,7 +18,7 @@ from attnlens.adapters._schema import AdapterSpec, PromptSpec
 from attnlens.adapters._strict import resolve
 from attnlens.errors import AttnLensError, first_line
 from attnlens.lens._inputs import templates
-from attnlens.lens._inputs.batching import apart, features_of, joined, nested
+from attnlens.lens._inputs.batching import as_prompt_images, concat_images, features_of, split_by_image
 from attnlens.lens._layouts import Layout, Processed, layout_of
 
 
@@ -70,7 +70,7 @@ class Prompt:
     def vision(self, start: int = 0) -> dict[str, Any]:
         """The inputs of the images from number `start` on; pixels are where the processor left them."""
         fresh = [one.features for one in self.images[start:]]
-        features = joined(fresh, self.spec) if fresh else {}
+        features = concat_images(fresh, self.spec) if fresh else {}
         return {key: value for key, value in features.items() if key in self.vision_inputs} | self.side
 
 
@@ -125,7 +125,7 @@ class Prompter:
         """Where the tokens of images that a prompt was made for lie."""
         if self._spec.grid.kind == "latents" and len(images) > 1:
             # A connector numbers its keys on the canvas that all images are padded to.
-            features = apart([one.features for one in images], self._spec.prompt)
+            features = split_by_image([one.features for one in images], self._spec.prompt)
             return tuple(self._layout(one, own) for one, own in zip(images, features, strict=True))
         for one in images:
             one.layout = one.layout or self._layout(one, one.features)
@@ -261,13 +261,13 @@ class _Remembering:
                 prepared.settings = kwargs
                 prepared.features, prepared.bare = features_of(made, self._spec), isinstance(made, Tensor)
             features.append(prepared.features)
-        together = joined(features, self._spec)
+        together = concat_images(features, self._spec)
         bare = any(one.bare for one in self._prepared)
         return together[self._spec.pixels][0] if bare else BatchFeature(together)
 
     def _made(self, image: Image.Image, kwargs: dict[str, Any]) -> Any:
         try:
-            return self._real(nested([image], self._spec), **{**kwargs, "return_tensors": "pt"})
+            return self._real(as_prompt_images([image], self._spec), **{**kwargs, "return_tensors": "pt"})
         except (ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError) as error:
             raise AttnLensError(
                 f"{type(self._real).__name__} cannot process an image of {image.width} x {image.height} px "

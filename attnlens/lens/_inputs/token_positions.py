@@ -22,7 +22,7 @@ REMOVED = "."
 _LOOSE = re.compile(r" (?=[\W\d_])|(?<=[\W\d_]) ")  # a space that does not part two letters
 
 
-def words_in(prompt: Prompt, tokenizer: Any, text: str) -> tuple[int, ...]:
+def find_text(prompt: Prompt, tokenizer: Any, text: str) -> tuple[int, ...]:
     """The positions of the tokens that spell `text`, at its first place behind the images.
 
     The first, as a template's own words may follow the question; a place with the same case and spaces comes before all
@@ -37,10 +37,10 @@ def words_in(prompt: Prompt, tokenizer: Any, text: str) -> tuple[int, ...]:
     return found
 
 
-def places(prompt: Prompt, tokenizer: Any, words: str | Sequence[int]) -> tuple[int, ...]:
+def positions_of(prompt: Prompt, tokenizer: Any, words: str | Sequence[int]) -> tuple[int, ...]:
     """The positions of `words`, text or positions themselves, in the prompt; AttnLensError for none."""
     if isinstance(words, str):
-        return words_in(prompt, tokenizer, words)
+        return find_text(prompt, tokenizer, words)
     if not isinstance(words, Sequence) or not all(map(is_whole, words)):
         raise AttnLensError(f"The words are {words!r}; expected a part of the question, or positions in its prompt.")
     if not words:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlens._renamed import Renamed
 from attnlens._storage import Valued
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
@@ -128,8 +129,11 @@ class Layout(Valued):
         """The same as data alone: without the functions that read a view's pixels."""
         return replace(self, views=tuple(replace(view, pixels=None) for view in self.views))
 
+    if not TYPE_CHECKING:  # the word of 0.1.0
+        placed = Renamed("with_cells")
+
     @property
-    def placed(self) -> Layout:
+    def with_cells(self) -> Layout:
         """The same without the tokens that have no place."""
         return replace(self, cells=self.cells[self.cells >= 0])
 

@@ -86,7 +86,7 @@ def pictures_of_one(image: Processed) -> tuple[int, Size]:
 
 def _whole(image: Processed, patch: int) -> View:
     """The one picture that the processor's settings lead to, without padding."""
-    canvas = families.placed(image.processor, image.size)
+    canvas = families.canvas_of(image.processor, image.size)
     count, seen = pictures_of_one(image)
     if count != 1 or seen != canvas.size:
         raise AttnLensError(

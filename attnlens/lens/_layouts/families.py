@@ -76,10 +76,10 @@ FAMILIES: dict[str, Family] = {
 """By the model type whose folder in transformers holds the code."""
 
 
-def placed(image_processor: Any, image_size: Size) -> Canvas:
+def canvas_of(image_processor: Any, image_size: Size) -> Canvas:
     """Where `image_processor`, by its settings, puts an image of `image_size` = (width, height).
 
-        placed(processor.image_processor, image.size).size     # (336, 336)
+        canvas_of(processor.image_processor, image.size).size     # (336, 336)
 
     Raises AttnLensError for a processor whose code or steps are not known here.
     """

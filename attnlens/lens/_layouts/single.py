@@ -13,7 +13,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.lens._layouts.base import Array, Layout, Processed, View, numbered, separated, spaced
 from attnlens.lens._layouts.canvas import Canvas, Size, check_only_resized, format_size
-from attnlens.lens._layouts.families import placed
+from attnlens.lens._layouts.families import canvas_of
 from attnlens.lens._layouts.patches import Places
 from attnlens.lens._layouts.stitching import Stitched, stitched, tile_by_tile
 
@@ -24,7 +24,7 @@ def square(spec: SquareGrid, image: Processed) -> Layout:
     With `crops`, of which there may be none, these are pictures of the same size, on which maps are drawn.
     """
     count = int(image.array(spec.crops).sum()) if spec.crops and spec.crops in image.features else 0
-    canvas = placed_canvas(image, spec.key, 1 + count)
+    canvas = single_canvas(image, spec.key, 1 + count)
     patch = whole_number(resolve(spec.patch, image.config), "patch")
     if spec.tokens is None:
         side = patch * whole_number(resolve(spec.merge, image.config), "merge")
@@ -94,9 +94,9 @@ def positions(spec: PositionsGrid, image: Processed) -> Layout:
     return _separated(spec, image, (View(grid, Places(spec.key, places, patch)),))
 
 
-def placed_canvas(image: Processed, key: str = "pixel_values", count: int = 1) -> Canvas:
+def single_canvas(image: Processed, key: str = "pixel_values", count: int = 1) -> Canvas:
     """The canvas that the processor's settings lead to; AttnLensError where `key` holds another, or not `count`."""
-    canvas = placed(image.processor, image.size)
+    canvas = canvas_of(image.processor, image.size)
     seen = canvas_size(image, key, count)
     if seen != canvas.size:
         raise AttnLensError(

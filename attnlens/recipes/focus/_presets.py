@@ -57,7 +57,7 @@ class Preset:
     min_confidence: float = 0.6
     """The probability of yes above which a region counts as one of several targets (type 2)."""
     merge_distance: float | None = 1200
-    """How far apart, in original pixels, two targets have to be to be pasted on a canvas instead of cropped together.
+    """How far apart, in original pixels, two targets have to be for a montage of both instead of one crop.
 
     None for models that get every crop by itself."""
 

@@ -46,7 +46,7 @@ from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 from attnlens.lens._layouts import Layout, Processed, layout_of
 from attnlens.lens._layouts.canvas import Canvas
-from attnlens.lens._layouts.families import placed
+from attnlens.lens._layouts.families import canvas_of
 from tests import tiny
 from tests.lens.layouts.painting import Box, boxes, every_size, grey, painted
 
@@ -219,10 +219,10 @@ def distances(grid: Grid, box: Box) -> Numbers:
     return np.stack(np.broadcast_arrays(gaps[0][None, :], gaps[1][:, None]), axis=-1)
 
 
-def canvas_of(case: Case, image: Image.Image) -> Canvas:
+def made_canvas(case: Case, image: Image.Image) -> Canvas:
     """By the processor's settings for a square; otherwise the image fills the canvas that the view gives back."""
     if isinstance(case.spec, SquareGrid):
-        return placed(case.processor, image.size)
+        return canvas_of(case.processor, image.size)
     view = case.layout(image).views[0]
     assert view.pixels is not None
     height, width = view.pixels(case.inputs(image)[case.key].numpy()).shape[-2:]
@@ -231,7 +231,7 @@ def canvas_of(case: Case, image: Image.Image) -> Canvas:
 
 def reach(case: Case, image: Image.Image) -> Numbers:
     """(x, y): how far a pixel's colour is carried by the resize, in original pixels."""
-    scale = np.array(canvas_of(case, image).scale)
+    scale = np.array(made_canvas(case, image).scale)
     return case.reach * np.maximum(1.0, 1.0 / scale) + 1.0  # PIL rounds the kernel's ends to whole pixels
 
 
@@ -371,7 +371,7 @@ NOT_PLAIN = {"llava padded to a square", "deepseek_vl", "deepseek_vl_hybrid", "j
 def test_the_pixels_of_a_view_are_the_image_that_pil_makes(name: str, size: tuple[int, int]) -> None:
     case, random = CASES[name], np.random.default_rng(2)
     image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    canvas, view = canvas_of(case, image), case.layout(image).views[0]
+    canvas, view = made_canvas(case, image), case.layout(image).views[0]
     assert view.pixels is not None
     got = view.pixels(case.inputs(image)[case.key].numpy()).mean(axis=0)
     assert got.shape == (3, canvas.size[1], canvas.size[0])
@@ -400,7 +400,7 @@ def flat(case: Case, canvas: Numbers, inputs: Any) -> Numbers:
 @pytest.mark.parametrize("name", ["llava tiny", "blip", "qwen2.5-vl, small budget", "emu3", "gemma4"])
 def test_a_gradient_on_the_canvas_foretells_what_a_change_of_the_canvas_does(name: str) -> None:
     case, image, random = CASES[name], grey((75, 130)), np.random.default_rng(3)
-    inputs, view, canvas = case.inputs(image), case.layout(image).views[0], canvas_of(case, image)
+    inputs, view, canvas = case.inputs(image), case.layout(image).views[0], made_canvas(case, image)
     gradient = random.normal(size=inputs[case.key].shape)
     change = random.normal(size=(3, canvas.size[1], canvas.size[0]))
     assert view.pixels is not None
