@@ -111,17 +111,17 @@ def _loaded(
     allow_missing: bool,
     options: dict[str, Any],
 ) -> Lens:
-    source, by_default = _source(name)
-    precision = dtype_of(dtype) if isinstance(dtype, str) and dtype != "auto" else dtype or by_default
+    source, precision = _source(name, dtype)
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     _check_folder(source)
     tuned = finetuned.adapter_of(source, **hub)
     base, base_hub = (source, hub) if tuned is None else _base_of(tuned, hub)
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, **base_hub)
     check_runs(config.model_type)  # before its weights are loaded
-    own = next((path for one in (source, base) if (path := Path(one) / ADAPTER_FILE).is_file()), None)
+    own = _adapter_file(source, base)
     spec = _spec(adapter or own, config)
     if processor is None:
+        # A fine-tune may bring its own; else that of what it was made from.
         own_one = tuned is None or any(_upstream.has_file(source, file, **hub) for file in _PROCESSOR_FILES)
         where, there = (source, hub) if own_one else (base, base_hub)
         processor = load_processor(where, trust_remote_code=trust_remote_code, **there)
@@ -144,11 +144,18 @@ def _loaded(
     return Lens(to_device(model, device), processor, spec)
 
 
-def _source(name: str) -> tuple[str, str]:
-    """Where transformers finds the model of that name, and the dtype that it has by default."""
-    if name.startswith("pocket/"):
-        return str(pocket.path(name.removeprefix("pocket/"))), "float32"
-    return (str(_files.expanded(name)) if name.startswith("~") else name), "auto"
+def _source(name: str, dtype: str | torch.dtype | None) -> tuple[str, str | torch.dtype]:
+    """Where transformers finds the model of that name, and the dtype to load it in: by default the checkpoint's own."""
+    bundled = name.startswith("pocket/")
+    wanted = dtype_of(dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if bundled:
+        return str(pocket.path(name.removeprefix("pocket/"))), wanted or "float32"
+    return (str(_files.expanded(name)) if name.startswith("~") else name), wanted or "auto"
+
+
+def _adapter_file(*folders: str) -> Path | None:
+    """The first of the folders' own adapters."""
+    return next((path for folder in folders if (path := Path(folder) / ADAPTER_FILE).is_file()), None)
 
 
 def _base_of(tuned: finetuned.Adapter, hub: dict[str, Any]) -> tuple[str, dict[str, Any]]:
