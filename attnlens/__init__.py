@@ -15,17 +15,34 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from attnlens import _renamed
+
 if TYPE_CHECKING:
-    from attnlens import adapters, answers, attribution, boxes, evaluate, maps, pocket, recipes, show
+    from attnlens import (
+        adapters,
+        analysis,
+        answers,
+        boxes,
+        conformance,
+        croppers,
+        doctor,
+        evaluate,
+        lens,
+        maps,
+        montage,
+        pocket,
+        recipes,
+        show,
+    )
+    from attnlens._video import frames
     from attnlens.adapters import AdapterSpec
     from attnlens.errors import AttnLensError
     from attnlens.geometry import Box, Grid
     from attnlens.importance import ImportanceMap
     from attnlens.lens import load
-    from attnlens.recipes import Recipe
-    from attnlens.recipes.ask import ask
+    from attnlens.recipes import Recipe, ask
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdapterSpec",
@@ -36,16 +53,19 @@ __all__ = [
     "Recipe",
     "__version__",
     "adapters",
+    "analysis",
     "answers",
     "ask",
-    "attribution",
     "boxes",
-    "canvas",
+    "conformance",
     "croppers",
+    "doctor",
     "evaluate",
     "frames",
+    "lens",
     "load",
     "maps",
+    "montage",
     "pocket",
     "recipes",
     "show",
@@ -59,10 +79,13 @@ _HOMES = {
     "ImportanceMap": "attnlens.importance",
     "Recipe": "attnlens.recipes",
     "ask": "attnlens.recipes",
-    "frames": "attnlens.video",
+    "frames": "attnlens._video",
     "load": "attnlens.lens",
 }
 _SUBMODULES = frozenset(__all__) - frozenset(_HOMES) - {"__version__"}
+_OLD = {"attribution": "analysis", "canvas": "montage"}
+
+_renamed.keep_modules()
 
 
 def __getattr__(name: str) -> Any:
@@ -72,6 +95,8 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _SUBMODULES:
         return importlib.import_module(f"attnlens.{name}")
+    if name in _OLD:
+        return _renamed.names("attnlens", 4, **_OLD)(name)
     raise AttributeError(f"module 'attnlens' has no attribute {name!r}")
 
 

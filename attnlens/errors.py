@@ -1,5 +1,7 @@
 """The one error that attnlens raises for input it cannot use, and how it quotes those of others."""
 
+__all__ = ["AttnLensError"]
+
 _LONGEST = 300
 
 
@@ -10,6 +12,12 @@ class AttnLensError(Exception):
 def first_line(error: BaseException) -> str:
     """What another's error says, in one line; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def sentence(error: BaseException) -> str:
+    """The same, with a full stop."""
+    line = first_line(error)
+    return line if line.endswith(".") else f"{line}."
 
 
 def quoted(value: object) -> str:

@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from attnlens.canvas import outlined
+from attnlens._images import ImageSource, open_image
+from attnlens._storage import Stored
 from attnlens.errors import AttnLensError
-from attnlens.geometry import Box, Grid, Spans, overlaps
-from attnlens.images import ImageSource, open_image
-from attnlens.storage import Stored
+from attnlens.geometry import Box, Grid
+from attnlens.geometry._grid import Spans, overlaps
+from attnlens.montage import outline
+
+__all__ = ["ImportanceMap"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,15 +39,23 @@ _FAINTEST = 0.35  # opacity of the least important cell, relative to the most im
 
 @dataclass(frozen=True, eq=False)
 class ImportanceMap(Stored):
-    """float32 `values` [rows, cols] and the `grid` that says which original pixels each of them is about.
+    """Values on a grid that says which original pixels each of them is about.
 
     Whatever numpy can read as a matrix is taken, copied and made read-only. NaN and infinity are kept, so that what
-    reads the map can report them. Raises AttnLensError when the values are no matrix of numbers, or the grid does not
-    fit.
+    reads the map can report them. `a * b` multiplies cell by cell with a map on the same grid, or by a number. Raises
+    AttnLensError when the values are no matrix of numbers, or the grid does not fit.
+
+    Examples:
+        >>> grid = Grid.regular(2, 2, (200, 100))
+        >>> m = ImportanceMap([[0, 1], [0, 3]], grid)
+        >>> (m * 2).values.tolist()
+        [[0.0, 2.0], [0.0, 6.0]]
     """
 
     values: Floats
+    """float32 [rows, cols], read-only: how much each cell matters."""
     grid: Grid
+    """Where the cells lie in the original image."""
 
     __array_ufunc__ = None  # so that numpy_scalar * map reaches __rmul__
 
@@ -67,17 +78,49 @@ class ImportanceMap(Stored):
     def stitch(
         cls, maps: Sequence[Sequence[ImportanceMap]], boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]
     ) -> ImportanceMap:
-        """One map from those of an image's tiles, row-major; `boxes[i][j]` is where `maps[i][j]` lies in the image.
+        """One map from those of an image's tiles, row-major.
 
-        Values are not rescaled (as in ViCrop, arXiv 2502.17422); stitch `normalised` maps where tiles differ
-        in scale.
+        Values are not rescaled (as in ViCrop, arXiv 2502.17422); stitch `normalised` maps where tiles differ in scale.
+
+        Args:
+            maps: the maps of the tiles: `maps[i][j]` is that of the tile in row i, column j, in the frame of its own
+                tile.
+            boxes: where the tiles lie: `boxes[i][j]`, in pixels of the whole image, is the box of `maps[i][j]`.
+            image_size: (width, height) of the whole image, in pixels.
+
+        Returns:
+            The map of all tiles' cells, on the grid of `Grid.stitch`.
+
+        Raises:
+            AttnLensError: as `Grid.stitch`.
+
+        Examples:
+            >>> tile = ImportanceMap([[1, 2]], Grid.regular(1, 2, (100, 80)))
+            >>> whole = ImportanceMap.stitch([[tile, tile]], [[Box(0, 0, 100, 80), Box(100, 0, 200, 80)]], (200, 80))
+            >>> whole.values.tolist()
+            [[1.0, 2.0, 1.0, 2.0]]
         """
         grid = Grid.stitch([[m.grid for m in row] for row in maps], boxes, image_size)
         return cls(np.block([[m.values for m in row] for row in maps]), grid)
 
     @staticmethod
     def mean(maps: Sequence[ImportanceMap]) -> ImportanceMap:
-        """The cell-wise mean of one or more maps on the same grid."""
+        """The cell-wise mean of one or more maps on the same grid.
+
+        Args:
+            maps: the maps, all of the same reading of the same image.
+
+        Returns:
+            The mean, on their grid.
+
+        Raises:
+            AttnLensError: for no map, and for maps on different grids.
+
+        Examples:
+            >>> grid = Grid.regular(1, 2, (20, 10))
+            >>> ImportanceMap.mean([ImportanceMap([[0, 1]], grid), ImportanceMap([[1, 2]], grid)]).values.tolist()
+            [[0.5, 1.5]]
+        """
         if not maps:
             raise AttnLensError("There is no map to average; expected at least one.")
         for other in maps[1:]:
@@ -90,8 +133,22 @@ class ImportanceMap(Stored):
 
         So no map counts for more by its scale. The product is taken in the logarithm (float64), lest many maps, or
         small values, come to nothing. A cell that is zero in one map is zero; where that leaves none, the map of zeros
-        comes back, which says as little as any flat one. Raises AttnLensError for cells that are negative, infinite or
-        NaN.
+        comes back, which says as little as any flat one.
+
+        Args:
+            maps: the maps, all of the same reading of the same image.
+
+        Returns:
+            The product, on their grid, with cells that sum to 1; or the map of zeros.
+
+        Raises:
+            AttnLensError: for no map, for maps on different grids, and for cells that are negative, infinite or NaN.
+
+        Examples:
+            >>> grid = Grid.regular(1, 3, (30, 10))
+            >>> first, second = ImportanceMap([[0, 1, 1]], grid), ImportanceMap([[1, 1, 3]], grid)
+            >>> ImportanceMap.product([first, second]).values.tolist()
+            [[0.0, 0.25, 0.75]]
         """
         if not maps:
             raise AttnLensError("There is no map to multiply; expected at least one.")
@@ -118,7 +175,15 @@ class ImportanceMap(Stored):
     def normalised(self) -> ImportanceMap:
         """The map scaled so that its cells sum to 1; a map of zeros, which has no scale, stays as it is.
 
-        Raises AttnLensError when the sum is negative, infinite or NaN, or zero with cells that are not.
+        Returns:
+            The scaled map, on the same grid.
+
+        Raises:
+            AttnLensError: when the sum is negative, infinite or NaN, or zero with cells that are not.
+
+        Examples:
+            >>> ImportanceMap([[1, 3]], Grid.regular(1, 2, (20, 10))).normalised().values.tolist()
+            [[0.25, 0.75]]
         """
         total = float(self.values.sum(dtype=np.float64))
         if not self.values.any():
@@ -133,37 +198,84 @@ class ImportanceMap(Stored):
     def entropy(self) -> float:
         """How spread out the map is: the Shannon entropy of its cells, as parts of their sum, in nats.
 
-        0 when all lies in one cell, log(rows * cols) when it is flat. A further look that no longer lowers it has
-        nothing left to find (the spatial entropy of Entropy-Gradient Grounding, arXiv 2604.08456; the unit is a
-        choice of ours). NaN for a map of zeros, which lies nowhere. Raises AttnLensError for cells that are negative,
-        infinite or NaN.
+        A further look that no longer lowers it has nothing left to find (the spatial entropy of Entropy-Gradient
+        Grounding, arXiv 2604.08456; the unit is a choice of ours).
+
+        Returns:
+            0 when all lies in one cell, log(rows * cols) when it is flat; NaN for a map of zeros, which lies nowhere.
+
+        Raises:
+            AttnLensError: for cells that are negative, infinite or NaN.
+
+        Examples:
+            >>> flat = ImportanceMap([[1, 1], [1, 1]], Grid.regular(2, 2, (20, 20)))
+            >>> round(flat.entropy(), 3), round(math.log(4), 3)
+            (1.386, 1.386)
         """
         weights = _weights(self)
         shares = weights[weights > 0] / max(weights.sum(), 1e-300)
         return float(-(shares * np.log(shares)).sum()) if shares.size else math.nan
 
     def inside(self, box: Sequence[float]) -> float:
-        """The sum of the cells inside `box` (original pixels), each counted by the fraction of its area inside it."""
+        """The sum of the cells inside a box, each counted by the fraction of its area inside it.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels of the original image; clipped to it.
+
+        Returns:
+            The sum, in float64; not finite when the map has cells that are not.
+
+        Raises:
+            AttnLensError: for a box that is none, or lies outside the image, as `Box.from_any`.
+
+        Examples:
+            >>> m = ImportanceMap([[0, 1], [0, 3]], Grid.regular(2, 2, (200, 100)))
+            >>> m.inside((100, 0, 200, 100)), m.inside((150, 50, 200, 100))
+            (4.0, 1.5)
+        """
         clipped = Box.from_any(box, self.grid.image_size)
         rows = overlaps(self.grid.y, clipped.y1, clipped.y2)
         cols = overlaps(self.grid.x, clipped.x1, clipped.x2)
         return float(_sums(self.values, rows, cols))
 
     def attention_ratio(self, box: Sequence[float]) -> float:
-        """The sum inside `box` (original pixels) over the mean of the same sum at every position of an equal-size box.
+        """The sum inside a box over the mean of the same sum at every position of an equal-size box.
 
         Above 1: the model looks there more than chance would have it (ViCrop, arXiv 2502.17422, figure 3). Positions
         start at one edge of what the grid covers of the image and end at the other, evenly spaced, at most one cell
-        apart; cells that a box cuts count by the fraction of their area. Sums are float64. NaN when every position sums
-        to zero, so that there is nothing to compare with, or when the map has cells that are not finite.
+        apart; cells that a box cuts count by the fraction of their area. Sums are float64.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels of the original image; clipped to it.
+
+        Returns:
+            The ratio. NaN when every position sums to zero, so that there is nothing to compare with, or when the map
+                has cells that are not finite.
+
+        Raises:
+            AttnLensError: for a box that is none, or lies outside the image, as `Box.from_any`.
+
+        Examples:
+            >>> m = ImportanceMap([[0, 1], [0, 3]], Grid.regular(2, 2, (200, 100)))
+            >>> m.attention_ratio((100, 50, 200, 100))
+            3.0
         """
         return float(box_ratios(self.values, self.grid, box))
 
     def to_pixels(self, smooth: bool = False) -> Floats:
-        """float32 [height, width]: the map over the original image, 0 where the model saw nothing.
+        """The map over the original image, 0 where the model saw nothing.
 
-        A pixel has the value of the cell that holds its centre (of several, the one whose centre is nearest). `smooth`
-        interpolates bilinearly between cell centres instead, inside what was seen.
+        Args:
+            smooth: whether to interpolate bilinearly between cell centres, inside what was seen. Otherwise a pixel has
+                the value of the cell that holds its centre; of several, the one whose centre is nearest.
+
+        Returns:
+            float32 [height, width], in pixels of the original image.
+
+        Examples:
+            >>> m = ImportanceMap([[0, 1]], Grid.regular(1, 2, (4, 1)))
+            >>> m.to_pixels().tolist(), m.to_pixels(smooth=True).tolist()
+            ([[0.0, 0.0, 1.0, 1.0]], [[0.0, 0.25, 0.75, 1.0]])
         """
         width, height = self.grid.image_size
         cols, rows = _owners(self.grid.x, width), _owners(self.grid.y, height)
@@ -176,10 +288,27 @@ class ImportanceMap(Stored):
         return np.ascontiguousarray(pixels)
 
     def overlay(self, image: ImageSource, alpha: float = 0.6, box: Sequence[float] | None = None) -> Image.Image:
-        """RGB picture of the map over `image`, which must have the grid's size; `box` (original pixels) is outlined.
+        """RGB picture of the map over the image that it is about.
 
-        The map's minimum to maximum become the colours of `HEAT`, more opaque the more important, up to `alpha` (0 to
-        1). What the model did not see is greyed, and so are cells that are NaN or infinite.
+        The map's minimum to maximum become the colours of `HEAT`, from dark violet over orange to pale yellow, more
+        opaque the more important, up to `alpha`. What the model did not see is greyed, and so are cells that are NaN or
+        infinite.
+
+        Args:
+            image: the original image, of the size of the map's grid: a path, a PIL image or an array.
+            alpha: opacity of the most important cells, from 0 (image only) to 1 (heat only).
+            box: (x1, y1, x2, y2) in pixels of the original image, which is outlined; None outlines nothing.
+
+        Returns:
+            A PIL image of the original's size.
+
+        Raises:
+            AttnLensError: for an `alpha` outside 0 to 1, an image of another size, and a box that is none.
+
+        Examples:
+            >>> m = maps.relative_attention(reading, question)
+            >>> m.overlay(image, box=scene.box).size
+            (400, 400)
         """
         if not 0 <= alpha <= 1:
             raise AttnLensError(f"alpha is {alpha!r}; expected a number from 0 (image only) to 1 (heat only).")
@@ -197,7 +326,7 @@ class ImportanceMap(Stored):
         seen = Image.fromarray((ImportanceMap(finite, self.grid).to_pixels() > 0).astype(np.uint8) * np.uint8(255))
         grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (128, 128, 128)), 0.5)
         overlaid = Image.composite(hot, grey, seen)
-        return overlaid if box is None else outlined(overlaid, [box], "lime", rim="black")
+        return overlaid if box is None else outline(overlaid, [box], "lime", rim="black")
 
 
 def _weights(importance: ImportanceMap) -> npt.NDArray[np.float64]:

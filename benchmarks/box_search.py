@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from attnlens import Grid, ImportanceMap
 from attnlens.boxes import search
-from attnlens.boxes.search import CRITERIA, RATIOS
+from attnlens.boxes._search import CRITERIA, RATIOS
 
 ROWS, COLS, IMAGE_SIZE, WINDOW = 120, 192, (8192, 5120), 336
 LOOPS, SEARCHES = 5, 50

@@ -6,51 +6,51 @@ from pathlib import Path
 
 import pytest
 
-from attnlens import AttnLensError, files
+from attnlens import AttnLensError, _files
 
 NOBODY = "~nosuchuser/x"
 
 
 def test_a_home_folder_is_expanded_and_other_names_are_left(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.expanded("~/a.png") == tmp_path / "a.png"
-    assert files.expanded("a/~b.png") == Path("a/~b.png")
+    assert _files.expanded("~/a.png") == tmp_path / "a.png"
+    assert _files.expanded("a/~b.png") == Path("a/~b.png")
 
 
 @pytest.mark.parametrize(("path", "words"), [(NOBODY, "a user that this system does not know"), ("a\0b", "NUL")])
 def test_a_name_that_leads_nowhere_is_refused(path, words):
     with pytest.raises(AttnLensError, match=words):
-        files.expanded(path)
+        _files.expanded(path)
 
 
 def test_only_a_regular_file_is_opened_and_nothing_waits(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, words in ((tmp_path / "pipe", "named pipe"), (Path("/dev/zero"), "device"), (tmp_path, "a directory")):
         with pytest.raises(OSError, match=words):
-            files.opened(path)
+            _files.opened(path)
     with pytest.raises(OSError, match="surrogates not allowed|No such file"):
-        files.opened(tmp_path / "\ud800")
+        _files.opened(tmp_path / "\ud800")
 
 
 def test_no_more_is_read_than_allowed(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
-    assert files.read_bytes(path, 100) == b"x" * 100
+    assert _files.read_bytes(path, 100) == b"x" * 100
     with pytest.raises(OSError, match="larger than"):
-        files.read_bytes(path, 99)
+        _files.read_bytes(path, 99)
 
 
 def test_json_that_is_nested_too_deep_is_no_json(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(ValueError, match="nested too deep"):
-        files.read_json(tmp_path / "deep.json")
+        _files.read_json(tmp_path / "deep.json")
 
 
 def test_what_is_replaced_stays_as_it_was_until_the_new_is_whole_and_when_it_fails(tmp_path):
     path, link = tmp_path / "report.md", tmp_path / "link.md"
     path.write_text("old")
     link.symlink_to(path)
-    with files.replacing(link) as part:
+    with _files.replacing(link) as part:
         part.write_text("half of the ne")
         assert path.read_text() == "old"
         part.write_text("new")
@@ -58,7 +58,7 @@ def test_what_is_replaced_stays_as_it_was_until_the_new_is_whole_and_when_it_fai
     assert link.is_symlink()
 
     def fails():
-        with files.replacing(path) as part:
+        with _files.replacing(path) as part:
             part.write_text("half")
             raise KeyboardInterrupt
 
@@ -71,14 +71,14 @@ def test_what_is_replaced_stays_as_it_was_until_the_new_is_whole_and_when_it_fai
 def test_a_pipe_and_a_device_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(OSError, match="regular"), files.replacing(path) as part:
+        with pytest.raises(OSError, match="regular"), _files.replacing(path) as part:
             part.write_text("")
 
 
 def test_two_threads_that_write_one_file_leave_one_of_theirs(tmp_path):
     def write(text):
         for _ in range(50):
-            with files.replacing(tmp_path / "file") as part:
+            with _files.replacing(tmp_path / "file") as part:
                 part.write_text(text)
 
     threads = [threading.Thread(target=write, args=(letter * 10_000,)) for letter in "ab"]
@@ -99,7 +99,7 @@ def _of_adapters(path):
 def _of_a_recipe(path):
     from attnlens import recipes
 
-    recipes.named(f"{path}.yaml")
+    recipes.find(f"{path}.yaml")
 
 
 def _of_a_picture_to_write(path):
@@ -109,9 +109,9 @@ def _of_a_picture_to_write(path):
 
 
 def _of_an_adapter_to_write(path):
-    from attnlens.adapters import writing
+    from attnlens.adapters import _writing
 
-    writing.checked_target(f"{path}.yaml")
+    _writing.checked_target(f"{path}.yaml")
 
 
 def _of_a_data_set(path):
@@ -127,25 +127,25 @@ def _of_a_data_set_to_write(path):
 
 
 def _of_records(path):
-    from attnlens.evaluate.records import Records
+    from attnlens.evaluate._records import Records
 
     Records(path, {})
 
 
 def _of_a_report(path):
-    from attnlens.evaluate import report
+    from attnlens.evaluate import _report
 
-    report.read(Path(path))
+    _report.read(Path(path))
 
 
 def _of_a_run(path):
-    from attnlens.evaluate import reproduce
+    from attnlens.evaluate import _reproduce
 
-    reproduce.writable(Path(path))
+    _reproduce.writable(Path(path))
 
 
 def _of_an_image(path):
-    from attnlens.images import open_image
+    from attnlens._images import open_image
 
     open_image(path)
 
@@ -163,7 +163,7 @@ def _of_a_model(path):
 
 
 def _of_checks(path):
-    from attnlens.conformance.table import read
+    from attnlens.conformance._table import read
 
     read(Path(path))
 
@@ -197,11 +197,11 @@ def test_a_pipe_and_an_endless_device_are_refused_wherever_a_file_is_read(use, t
 
 
 def test_no_module_but_this_one_expands_a_home_folder_by_itself():
-    package = Path(files.__file__).parent
+    package = Path(_files.__file__).parent
     found = [
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
-        if "expanduser" in path.read_text(encoding="utf-8") and not path.is_relative_to(package / "pocket" / "train")
+        if "expanduser" in path.read_text(encoding="utf-8")
     ]
     # The doctor looks where Hugging Face's library would, and the user's own folder may be missing.
-    assert sorted(found) == ["adapters/library.py", "doctor/folders.py", "files.py"]
+    assert sorted(found) == ["_files.py", "adapters/_library.py", "doctor/_folders.py"]

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid
+from attnlens._checks import is_count
 from attnlens.boxes import tiles
-from attnlens.geometry import is_count, overlaps
+from attnlens.geometry._grid import overlaps
 
 SIZES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
@@ -222,4 +223,4 @@ def test_overlaps_are_fractions_of_each_span():
     [((0, 0, 50, 100), True), ((0, 0, 49, 100), False), ((0, 0, 500, 500), True), ((100, 0, 200, 100), False)],
 )
 def test_a_crop_holds_a_target_from_half_of_its_area_on(crop, held):
-    assert Box(*crop).holds(Box(0, 0, 100, 100)) is held
+    assert Box(*crop).covers(Box(0, 0, 100, 100)) is held

@@ -14,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from attnlens import AttnLensError
-from attnlens.images import FORMATS, crop, open_image
+from attnlens._images import FORMATS, crop, open_image
 
 GRADIENT = (np.arange(6 * 4 * 3).reshape(6, 4, 3) * 3).astype(np.uint8)
 
@@ -363,7 +363,7 @@ def test_a_picture_of_sixteen_bits_in_colour_that_is_almost_black_is_warned_of(t
 MEASURE = """
 import sys, warnings
 warnings.simplefilter("ignore")
-from attnlens.images import open_image
+from attnlens._images import open_image
 
 def kilobytes(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
@@ -402,7 +402,7 @@ def test_what_is_read_block_by_block_is_what_is_read_at_once(monkeypatch):
     ]
     whole = [pixels(source) for source in sources]
     for block in (1, 30, 100):
-        monkeypatch.setattr("attnlens.images._BLOCK", block)
+        monkeypatch.setattr("attnlens._images._BLOCK", block)
         for source, expected in zip(sources, whole, strict=True):
             assert (pixels(source) == expected).all()
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save, save_file
 
 from attnlens import AttnLensError, Grid, ImportanceMap
-from attnlens.storage import _checksum
+from attnlens._storage import _checksum
 
 NUMBERS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnlens import torchvision_check
+from attnlens import _torchvision_check
 from attnlens.errors import AttnLensError
 
 ROOT = Path(__file__).parents[1]
@@ -76,15 +76,15 @@ def test_without_torchvision_nothing_is_imported_and_nothing_is_wrong() -> None:
     code = (
         "import sys, importlib.util\n"
         "importlib.util.find_spec = lambda name: None\n"
-        "from attnlens import torchvision_check\n"
-        "torchvision_check.require()\n"
+        "from attnlens import _torchvision_check\n"
+        "_torchvision_check.require()\n"
         "sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     )
     assert run(code, folder=ROOT).returncode == 0
 
 
 def test_the_torchvision_of_this_environment_if_any_imports() -> None:
-    torchvision_check.require()
+    _torchvision_check.require()
 
 
 def test_a_torchvision_without_what_transformers_imports_of_it_is_broken(
@@ -95,8 +95,8 @@ def test_a_torchvision_without_what_transformers_imports_of_it_is_broken(
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    torchvision_check.broken.cache_clear()
+    _torchvision_check.broken.cache_clear()
     with pytest.raises(AttnLensError, match="No module named 'torchvision.transforms'"):
-        torchvision_check.require()
+        _torchvision_check.require()
     sys.modules.pop("torchvision", None)
-    torchvision_check.broken.cache_clear()
+    _torchvision_check.broken.cache_clear()

@@ -15,8 +15,8 @@ import transformers
 from transformers import GenerationMixin, LlavaForConditionalGeneration
 
 import attnlens
-from attnlens import upstream
-from attnlens.upstream import cache_name
+from attnlens import _upstream
+from attnlens._upstream import cache_name
 from tests import tiny
 
 QUESTION = "what color is it?"
@@ -104,6 +104,16 @@ NOT_TRANSFORMERS = {"_exit", "_replace"} | {  # of os, of named tuples, and of n
     "_orig_mod",
     "_Namespace__attrs",
 }
+OURS = {
+    "_host",
+    "_prompt",
+    "_columns",
+    "_keys",
+    "_pixels",
+    "_prepared",
+} | {  # of a lens and a reading, for the rest of the package
+    path.stem for path in PACKAGE.rglob("_*.py")
+}
 
 
 def private_uses(source: str) -> Iterator[str]:
@@ -114,7 +124,7 @@ def private_uses(source: str) -> Iterator[str]:
     skipped |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Subscript) and is_stored(node)}
     for node in ast.walk(tree):
         for what in _used(node, packages):
-            if what not in own | NOT_TRANSFORMERS and id(node) not in skipped:
+            if what not in own | OURS | NOT_TRANSFORMERS and id(node) not in skipped:
                 yield f"{getattr(node, 'lineno', 0)}: {what}"
         bases = node.bases if isinstance(node, ast.ClassDef) else []
         if {ast.unparse(base).split(".")[0] for base in bases} & (theirs | packages):
@@ -158,7 +168,7 @@ def names_of_transformers(tree: ast.AST) -> tuple[set[str], set[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             packages |= {alias.asname or alias.name for alias in node.names if alias.name == "transformers"}
-        elif isinstance(node, ast.ImportFrom) and node.module in ("transformers", "attnlens.upstream"):
+        elif isinstance(node, ast.ImportFrom) and node.module in ("transformers", "attnlens._upstream"):
             names |= {alias.asname or alias.name for alias in node.names}
     return packages, names
 
@@ -191,7 +201,7 @@ def prose(tree: ast.AST) -> set[int]:
 def test_one_module_reaches_for_the_private_side_of_transformers():
     sources = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
     found = {str(path.relative_to(PACKAGE)): list(private_uses(source)) for path, source in sources.items()}
-    assert found.pop("upstream.py")
+    assert found.pop("_upstream.py")
     assert {path: uses for path, uses in found.items() if uses} == {}
 
 
@@ -216,13 +226,13 @@ PRIVATE = [
     "class Mine:\n    def _own(self): return self._theirs",
     "from transformers import DynamicCache\nclass Mine(DynamicCache):\n    _layer_type = None",
     "import transformers\nclass Mine(transformers.DynamicCache):\n    _layer_type = None",
-    "from attnlens.upstream import OwnCacheLayer\nclass Mine(OwnCacheLayer):\n    def _own(self): pass",
+    "from attnlens._upstream import OwnCacheLayer\nclass Mine(OwnCacheLayer):\n    def _own(self): pass",
     "def _backends(): pass\ngetattr(own, '_backends', ())",
 ]
 PUBLIC = [
     "import transformers\ntransformers.AutoConfig",
     "from transformers import DynamicCache, logging, is_torchvision_available",
-    "from attnlens.upstream import recorders\nrecorders(decoder, 'attentions')",
+    "from attnlens._upstream import recorders\nrecorders(decoder, 'attentions')",
     "class Mine:\n    def __init__(self): self._own = 1\n    def other(self, mine): return mine._own + self._own",
     "class Mine:\n    _own = 1\n    def __len__(self): return self._own",
     "import sys\nsys.modules[module.__name__] = module",
@@ -244,10 +254,11 @@ def test_a_use_of_the_public_side_is_let_through(source):
 
 
 def test_all_that_stands_for_the_private_side_is_used_and_says_what_for():
-    tree = ast.parse((PACKAGE / "upstream.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "_upstream.py").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     offered = {name for name in functions if not is_private(name)}
-    others = (path for path in PACKAGE.rglob("*.py") if path.name != "upstream.py")
+    training = PACKAGE.parent / "benchmarks"
+    others = (path for path in [*PACKAGE.rglob("*.py"), *training.rglob("*.py")] if path.name != "_upstream.py")
     elsewhere = "".join(path.read_text(encoding="utf-8") for path in others)
-    assert {name for name in offered | set(upstream.__all__) if not re.search(rf"\b{name}\b", elsewhere)} == set()
+    assert {name for name in offered | set(_upstream.__all__) if not re.search(rf"\b{name}\b", elsewhere)} == set()
     assert {name for name in offered if not ast.get_docstring(functions[name])} == set()

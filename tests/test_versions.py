@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import attnlens
-from attnlens import versions
+from attnlens import _versions
 from attnlens.errors import AttnLensError
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ SUITABLE = {"torch": "2.13.0+cpu", "transformers": "5.23.0", "nnsight": "0.8.1"}
 @pytest.fixture
 def here(monkeypatch):
     """Call it with versions by package name, None for what is not installed: as if they were installed here."""
-    versions._announce_newer.cache_clear()
+    _versions._announce_newer.cache_clear()
 
     def pretend(python: str = "3.11.7", **installed: str | None) -> None:
         found = SUITABLE | installed
@@ -38,11 +38,11 @@ def here(monkeypatch):
         monkeypatch.setattr(platform, "python_version", lambda: python)
 
     yield pretend
-    versions._announce_newer.cache_clear()
+    _versions._announce_newer.cache_clear()
 
 
 def states() -> dict[str, str]:
-    return {finding.name: finding.state for finding in versions.findings()}
+    return {finding.name: finding.state for finding in _versions.findings()}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_newer_versions_are_told_in_one_line_once(here, caplog):
     here(python="3.14.1", transformers="5.25.0", torch="2.16.0")
     with caplog.at_level(logging.INFO, "attnlens"):
         for _ in range(3):
-            versions.announce()
+            _versions.announce()
     (record,) = caplog.records
     line = record.getMessage()
     assert (record.levelno, record.name, "\n" in line) == (logging.WARNING, "attnlens", False)
@@ -119,9 +119,9 @@ def test_newer_versions_are_told_in_one_line_once(here, caplog):
 def test_tested_versions_are_not_worth_a_word(here, caplog):
     here()
     with caplog.at_level(logging.DEBUG, "attnlens"):
-        versions.announce()
+        _versions.announce()
     assert not caplog.records
-    assert not [finding.advice for finding in versions.findings() if finding.advice]
+    assert not [finding.advice for finding in _versions.findings() if finding.advice]
 
 
 def run_pretending(transformers: str, code: str) -> subprocess.CompletedProcess[str]:
@@ -160,7 +160,7 @@ def test_a_refused_version_is_told_before_anything_heavy_is_imported():
 
 def test_what_is_refused_is_what_pyproject_does_not_allow():
     allowed = {line.split(">=")[0]: line for line in PROJECT["dependencies"]}
-    for name, tested in versions.TESTED.items():
+    for name, tested in _versions.TESTED.items():
         if name == "Python":
             assert PROJECT["requires-python"] == tested.requirement
         else:
@@ -169,6 +169,6 @@ def test_what_is_refused_is_what_pyproject_does_not_allow():
 
 def test_the_classifiers_name_the_pythons_that_were_tested():
     named = [line.rsplit(" ", 1)[1] for line in PROJECT["classifiers"] if ":: Python :: 3." in line]
-    tested = versions.TESTED["Python"]
+    tested = _versions.TESTED["Python"]
     first, last = (int(version.split(".")[1]) for version in (tested.oldest, tested.newest))
     assert named == [f"3.{minor}" for minor in range(first, last + 1)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attnlens import AttnLensError
-from attnlens.video import frames
+from attnlens._video import frames
 
 KINDS = {"gif": {}, "webp": {"lossless": True}, "png": {}, "tiff": {}}
 

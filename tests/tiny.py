@@ -34,7 +34,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from attnlens.lens.processors import image_only
+from attnlens.lens._checkpoint.processors import image_only
 
 Family = Literal["llava", "instructblip", "qwen2_5_vl"]
 Kind = Literal["landscape", "portrait", "square"]

@@ -9,19 +9,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from attnlens import torchvision_check
+from attnlens import _torchvision_check
 
 if TYPE_CHECKING:
-    from attnlens.conformance.checks import CHECKS, Finding
-    from attnlens.conformance.report import Report, check_all, check_model, check_tiny
+    from attnlens.conformance._checks import CHECKS, Finding
+    from attnlens.conformance._drafting.draft import Draft, draft
+    from attnlens.conformance._report import Report, check_all, check_model, check_tiny
 
-__all__ = ["CHECKS", "Finding", "Report", "check_all", "check_model", "check_tiny"]
+__all__ = ["CHECKS", "Draft", "Finding", "Report", "check_all", "check_model", "check_tiny", "draft"]
 
-_HOMES = {"CHECKS": "checks", "Finding": "checks"}
+_HOMES = {"CHECKS": "_checks", "Finding": "_checks", "Draft": "_drafting.draft", "draft": "_drafting.draft"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'attnlens.conformance' has no attribute {name!r}")
-    torchvision_check.require()
-    return getattr(importlib.import_module(f"attnlens.conformance.{_HOMES.get(name, 'report')}"), name)
+    _torchvision_check.require()
+    return getattr(importlib.import_module(f"attnlens.conformance.{_HOMES.get(name, '_report')}"), name)

@@ -15,7 +15,7 @@ import pytest
 from attnlens.errors import AttnLensError
 
 if TYPE_CHECKING:
-    from attnlens.conformance.report import Report
+    from attnlens.conformance._report import Report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,15 +46,15 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def _tests(session: pytest.Session, adapter: str, model: str | None) -> Iterator[pytest.Item]:
-    from attnlens.adapters import library
+    from attnlens.adapters import _library
 
     try:
-        path = library.path_of(adapter)
-        spec = library.read(path)
+        path = _library.path_of(adapter)
+        spec = _library.read(path)
     except AttnLensError as error:
         raise pytest.UsageError(str(error)) from None
 
-    from attnlens.conformance.checks import CHECKS
+    from attnlens.conformance._checks import CHECKS
 
     file = _AdapterFile.from_parent(session, path=path.absolute())
     for subject in [model] if model is not None else spec.model_types:
@@ -78,7 +78,7 @@ class _Proof:
         self._report: Report | None = None
 
     def report(self) -> Report:
-        from attnlens.conformance.report import check_model, check_tiny
+        from attnlens.conformance._report import check_model, check_tiny
 
         if self._report is None:
             check = check_tiny if self._tiny else check_model

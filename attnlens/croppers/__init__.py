@@ -4,9 +4,15 @@ They are the external tools that ViCrop is compared with (arXiv 2502.17422, tabl
 with an image and a question and gives boxes, best first; models are transformers' own.
 """
 
-from attnlens.croppers.croppers import Cropper, Regions, Scorer, clip, external, ranked
-from attnlens.croppers.detector import detector
-from attnlens.croppers.scorer import clip_scorer
-from attnlens.croppers.segmenter import segmenter
+from typing import TYPE_CHECKING
 
-__all__ = ["Cropper", "Regions", "Scorer", "clip", "clip_scorer", "detector", "external", "ranked", "segmenter"]
+from attnlens._renamed import names
+from attnlens.croppers._cropping import Cropper, Proposer, Scorer, clip, external, rank_regions
+from attnlens.croppers._detector import detector
+from attnlens.croppers._scorer import clip_scorer
+from attnlens.croppers._segmenter import segmenter
+
+__all__ = ["Cropper", "Proposer", "Scorer", "clip", "clip_scorer", "detector", "external", "rank_regions", "segmenter"]
+
+if not TYPE_CHECKING:
+    __getattr__ = names(__name__, Regions="Proposer", ranked="rank_regions")

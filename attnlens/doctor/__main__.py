@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from attnlens.doctor.examination import examine
+from attnlens.doctor._examination import examine
 
 
 def main() -> int:

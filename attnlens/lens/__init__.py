@@ -1,15 +1,29 @@
 """A loaded model, what it has read, and its trace."""
 
 # ruff: noqa: E402 - a version out of range, or a broken torchvision, is told before the imports below trip over it
-from attnlens import torchvision_check, versions
+from attnlens import _torchvision_check, _versions
 
-versions.require()
-torchvision_check.require()
+_versions.require()
+_torchvision_check.require()
 
-from attnlens.lens.cost import Cost
-from attnlens.lens.lens import Lens
-from attnlens.lens.loading import load
-from attnlens.lens.reading import Answer, Reading
-from attnlens.lens.trace import Trace
+from attnlens.lens._cost import Cost
+from attnlens.lens._layouts import Layout, View
+from attnlens.lens._lens import Lens
+from attnlens.lens._loading import load
+from attnlens.lens._reading import Answer, Reading
+from attnlens.lens._trace import Trace
+from attnlens.lens._values import ValueSimilarity
+from attnlens.lens._words import WordAttention
 
-__all__ = ["Answer", "Cost", "Lens", "Reading", "Trace", "load"]
+__all__ = [
+    "Answer",
+    "Cost",
+    "Layout",
+    "Lens",
+    "Reading",
+    "Trace",
+    "ValueSimilarity",
+    "View",
+    "WordAttention",
+    "load",
+]

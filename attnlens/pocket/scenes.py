@@ -7,22 +7,26 @@ of the textures (`Background.variant`).
 
 >>> scene(seed=7, target_area=0.004).image.size
 (400, 400)
->>> sized(seed=7, bin_name="small", task="colour").question
+>>> scene_in_bin(seed=7, bin_name="small", task="colour").question
 'What colour is the sign that says 5?'
 """
 
 import functools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from attnlens import _renamed
+from attnlens._checks import is_whole
 from attnlens.errors import AttnLensError, quoted
-from attnlens.geometry import is_whole
-from attnlens.pocket import scenery, signs
-from attnlens.pocket.scenery import SPLITS, Background
-from attnlens.pocket.signs import COLOURS, Box, Sign
+from attnlens.pocket import _scenery, _signs
+from attnlens.pocket._scenery import SPLITS, Background
+from attnlens.pocket._signs import COLOURS, Box, Sign
+
+__all__ = ["Scene", "scene", "scene_in_bin"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ DESCRIPTIONS = {
     "astronaut": "a photograph of an astronaut",
     "cat": "a photograph of a cat",
     "coffee": "a photograph of a cup of coffee",
-    **{kind: f"a pattern of {kind}" for kind in scenery.TEXTURES},
+    **{kind: f"a pattern of {kind}" for kind in _scenery.TEXTURES},
 }
 """What the generic prompt is answered with, by kind of background."""
 
@@ -80,17 +84,25 @@ LARGER, FURTHER = 1.3, 0.08
 class Scene:
     """A question about an image, its right answers, and where in the image the answer is to be seen.
 
-    `labels`: all right answers. `box`: (x1, y1, x2, y2) in original pixels of the sign that is asked about, or of what
-    holds both signs that are compared; None where there is no such place. The image is painted when it is first asked
-    for.
+    Examples:
+        >>> made = scenes.scene(seed=5, target_area=0.004)
+        >>> made.question, made.answer, made.box
+        ('What is written on the pink sign?', '6', (193, 251, 218, 276))
     """
 
     question: str
+    """What is asked about the image."""
     labels: tuple[str, ...]
+    """All right answers."""
     box: Box | None
+    """(x1, y1, x2, y2), half-open, in original pixels, of the sign that is asked about, or of what holds both signs
+    that are compared; None where there is no such place."""
     signs: tuple[Sign, ...]
+    """The signs, each with its colour, its digit and its box. Where one is asked about, or two are, they come first."""
     background: Background
+    """What is behind the signs."""
     task: str
+    """The kind of question, one of `TASKS`."""
     size: tuple[int, int]
     """(width, height) of the image, in pixels."""
     stream: tuple[int, ...]
@@ -98,11 +110,12 @@ class Scene:
 
     @property
     def answer(self) -> str:
+        """The first of the right answers."""
         return self.labels[0]
 
     @property
     def target_area(self) -> float | None:
-        """Area of the target's box over the area of the image."""
+        """Area of the target's box over the area of the image; None where there is no box."""
         if self.box is None:
             return None
         x1, y1, x2, y2 = self.box
@@ -110,10 +123,11 @@ class Scene:
 
     @functools.cached_property
     def image(self) -> Image.Image:
+        """The image, RGB, which is painted when it is first asked for."""
         rng = np.random.default_rng([*self.stream, 1])
-        canvas = scenery.render(rng, self.background, self.size)
+        canvas = _scenery.render(rng, self.background, self.size)
         for sign in self.signs:
-            signs.paint(canvas, sign, rng)
+            _signs.paint(canvas, sign, rng)
         return Image.fromarray(canvas)
 
 
@@ -125,10 +139,29 @@ def scene(
     size: int | tuple[int, int] = 400,
     task: str = "read",
 ) -> Scene:
-    """The scene number `seed` of a split, `size` pixels: (width, height), or the side of a square.
+    """The scene number `seed` of a split, of a size that is given.
 
-    `target_area` is the relative area of the sign that is asked about (of one of the two that are compared); without
-    it, its side is drawn like that of the other signs, log-uniformly. Raises AttnLensError for what it cannot draw.
+    A scene is made from its seed alone: the same arguments give the same scene. Splits draw from separate random
+    streams, and training, validation and the rest from separate backgrounds.
+
+    Args:
+        seed: the number of the scene, a whole number from 0 and below 10**18.
+        target_area: the relative area of the sign that is asked about (of one of the two that are compared), above 0
+            and at most 0.5. None draws its side like that of the other signs, log-uniformly.
+        split: the stream that the scene is drawn from: `train`, `validation`, `test`, `report` or `again`.
+        size: (width, height) of the image in pixels, or the side of a square; both edges at least 32.
+        task: what is asked (`TASKS`): `read` a sign's digit, its `colour`, whether a sign `exists`, which of two signs
+            is `larger` or further `left`, or a general description of the image (`describe`).
+
+    Returns:
+        The scene, whose image is not painted yet.
+
+    Raises:
+        AttnLensError: for a seed, a target's area or a size out of range, and for a split or task that there is not.
+
+    Examples:
+        >>> scenes.scene(seed=7, target_area=0.004).image.size
+        (400, 400)
     """
     _check(seed, split, task)
     if target_area is not None and not 0 < target_area <= 0.5:
@@ -139,11 +172,28 @@ def scene(
     return _scene((SPLITS.index(split), seed, TASKS.index(task)), target_area, (width, height), split, task)
 
 
-def sized(seed: int, bin_name: str, *, split: str = "test", task: str = "read") -> Scene:
+def scene_in_bin(seed: int, bin_name: str, *, split: str = "test", task: str = "read") -> Scene:
     """The scene number `seed` of a split with a target of that size, `small`, `medium`, `large` or `high` (see `BINS`).
 
     These are the scenes of the small-detail benchmark: rectangles of 256 to 2048 pixels, the target's area drawn
-    uniformly from its bin. `task` says what is asked (`TASKS`).
+    uniformly from its bin. The same arguments give the same scene.
+
+    Args:
+        seed: the number of the scene, a whole number from 0 and below 10**18.
+        bin_name: the relative area of the target: `small` (0.0005 to 0.005), `medium` (to 0.05), `large` (to 0.2), or
+            `high`, which is small targets in large images, as in V*. The others are the sizes of the ViCrop paper.
+        split: the stream that the scene is drawn from: `train`, `validation`, `test`, `report` or `again`.
+        task: what is asked (`TASKS`), as in `scene`.
+
+    Returns:
+        The scene, whose image is not painted yet.
+
+    Raises:
+        AttnLensError: for a seed out of range, and for a bin, split or task that there is not.
+
+    Examples:
+        >>> scenes.scene_in_bin(seed=7, bin_name="small", task="colour").question
+        'What colour is the sign that says 5?'
     """
     _check(seed, split, task)
     if bin_name not in BINS:
@@ -176,14 +226,14 @@ def _check(seed: int, split: str, task: str) -> None:
 
 def _scene(stream: tuple[int, ...], target_area: float | None, size: tuple[int, int], split: str, task: str) -> Scene:
     rng = np.random.default_rng([*stream, 0])
-    background = scenery.draw(rng, split, size[0] / size[1])
+    background = _scenery.draw(rng, split, size[0] / size[1])
     unit = (size[0] * size[1]) ** 0.5
     while True:  # until the signs allow the question; a few draws at most
         count = int(rng.integers(2, 6))
         lengths = np.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1]), size=count)) * unit
         if target_area is not None:
             lengths[0] = unit * target_area**0.5
-        shown = signs.draw(rng, lengths, size)
+        shown = _signs.draw(rng, lengths, size)
         asked = ask(rng, task, shown, background, size)
         if asked is not None:
             question, labels, box = asked
@@ -226,3 +276,7 @@ def ask(
         return None
     winner = min(first, second, key=lambda sign: sign.centre[0])
     return LEFT_QUESTION.format(one=one, other=other), (winner.colour,), both
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _renamed.names(__name__, sized="scene_in_bin")

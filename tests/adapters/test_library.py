@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from attnlens.adapters import AdapterSpec, available, find, for_model_type, library, safeyaml
-from attnlens.adapters.strict import FromConfig
+from attnlens.adapters import AdapterSpec, _library, _safeyaml, available, find, for_model_type
+from attnlens.adapters._strict import FromConfig
 from attnlens.errors import AttnLensError
 
 PLAIN = "model_types: [my_model]\ngrid: {kind: square}\n"
@@ -185,7 +185,7 @@ def test_hidden_files_folders_and_other_files_are_left_alone(tmp_path, monkeypat
 
 
 def bundled_names() -> list[str]:
-    return [path.stem for path in (Path(library.__file__).parents[2] / "adapters").glob("*.yaml")]
+    return [path.stem for path in (Path(_library.__file__).parents[2] / "adapters").glob("*.yaml")]
 
 
 BAD_FILES = {
@@ -279,7 +279,7 @@ def test_a_file_that_cannot_be_read_does_not_stand_in_the_way_of_other_adapters(
 )  # fmt: skip
 def test_numbers_are_those_of_json_and_yaml_1_2(tmp_path, text, value):
     path = write(tmp_path, "one.yaml", f"key: {text}\n")
-    found = safeyaml.load(path)["key"]
+    found = _safeyaml.load(path)["key"]
     assert found == value
     assert type(found) is type(value)
 

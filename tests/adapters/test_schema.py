@@ -5,7 +5,7 @@ import types
 import pytest
 
 from attnlens.adapters import AdapterSpec, find
-from attnlens.adapters.strict import FromConfig, resolve
+from attnlens.adapters._strict import FromConfig, resolve
 from attnlens.errors import AttnLensError
 
 BASE = "model_types: [my_model]\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from attnlens import adapters
-from attnlens.adapters.library import schema_path
-from attnlens.adapters.writing import write_defaults
+from attnlens.adapters._library import schema_path
+from attnlens.adapters._writing import write_defaults
 from attnlens.errors import AttnLensError
 
 HEAD = "# ours\nmodel_types: [mine]   # one\ngrid: {kind: square}\n"

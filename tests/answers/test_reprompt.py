@@ -8,17 +8,17 @@ from PIL import Image, ImageDraw
 
 import attnlens
 from attnlens import AttnLensError, Box, answers
+from attnlens._images import crop
 from attnlens.adapters import for_model_type
-from attnlens.boxes import Found
-from attnlens.conformance.report import tiny_lens
-from attnlens.images import crop, open_image
+from attnlens.boxes import Region
+from attnlens.conformance._report import tiny_lens
 from attnlens.pocket import scenes
 
 STAGES = {
     "append": answers.append,
-    "append_canvas": answers.append_canvas,
+    "append_montage": answers.append_montage,
     "replace": answers.replace,
-    "replace_by_canvas": answers.replace_by_canvas,
+    "replace_by_montage": answers.replace_by_montage,
     "union": answers.union,
     "outlined": answers.outlined,
     "outlined_union": answers.outlined_union,
@@ -33,7 +33,7 @@ def lens():
 
 @pytest.fixture(scope="module")
 def small():
-    return [scenes.sized(seed, "small", split="validation", task="read") for seed in range(10)]
+    return [scenes.scene_in_bin(seed, "small", split="validation", task="read") for seed in range(10)]
 
 
 def cut(image: Image.Image, *box: int) -> Image.Image:
@@ -63,7 +63,7 @@ FIRST, SECOND = (100, 80, 140, 110), (10, 20, 60, 50)
 
 def two_images() -> tuple[Image.Image, Image.Image]:
     return tuple(
-        scenes.sized(seed, "large", split="validation", task="read").image.resize((160, 120)) for seed in (1, 2)
+        scenes.scene_in_bin(seed, "large", split="validation", task="read").image.resize((160, 120)) for seed in (1, 2)
     )
 
 
@@ -75,9 +75,9 @@ def expected_pictures(stage: str, one: Image.Image, other: Image.Image) -> list[
     outlines = [marked(one, FIRST, SECOND), marked(other, FIRST)]
     return {
         "append": [one, other, *crops],
-        "append_canvas": [one, other, *canvases],
+        "append_montage": [one, other, *canvases],
         "replace": crops,
-        "replace_by_canvas": canvases,
+        "replace_by_montage": canvases,
         "union": unions,
         "outlined": [*outlines, *crops],
         "outlined_union": [*outlines, *unions],
@@ -86,13 +86,13 @@ def expected_pictures(stage: str, one: Image.Image, other: Image.Image) -> list[
 
 
 class Recorder:
-    """Stands in for a reading and its lens: keeps the pictures about which a question is asked."""
+    """Stands in for a reading: keeps the pictures about which a question is asked."""
 
     def __init__(self, images, seen):
-        self.images, self.lens, self.seen = tuple(images), self, seen
+        self.images, self.seen = tuple(images), seen
 
-    def read(self, images):
-        return Recorder([open_image(image) for image in images], self.seen)
+    def read_alone(self, *images):
+        return Recorder(images, self.seen)
 
     def image_at(self, number):
         return self.images[number]
@@ -118,7 +118,7 @@ def pictures(stage, images, boxes):
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_shows_the_model_its_pictures_in_order(stage):
     one, other = two_images()
-    boxes = [Box(*FIRST), Found(Box(*FIRST), 1.0, True, image=1), Found(Box(*SECOND), 1.0, True)]
+    boxes = [Box(*FIRST), Region(Box(*FIRST), 1.0, True, image=1), Region(Box(*SECOND), 1.0, True)]
     expected = [(image.size, image.tobytes()) for image in expected_pictures(stage, one, other)]
     assert pictures(stage, (one, other), boxes) == expected
 
@@ -129,15 +129,15 @@ def test_without_a_box_the_answer_is_to_what_was_read(stage):
     assert pictures(stage, (one, other), []) == pictures("alone", (one, other), [])
 
 
-@pytest.mark.parametrize("stage", ["append_canvas", "replace_by_canvas", "union"])
+@pytest.mark.parametrize("stage", ["append_montage", "replace_by_montage", "union"])
 def test_pictures_of_several_images_follow_in_their_order_whatever_that_of_the_boxes(stage):
     one, other = two_images()
-    boxes = [Found(Box(*SECOND), 1.0, True, image=1), Box(*FIRST)]
+    boxes = [Region(Box(*SECOND), 1.0, True, image=1), Box(*FIRST)]
     expected = [(image.size, image.tobytes()) for image in (cut(one, *FIRST), cut(other, *SECOND))]
     assert pictures(stage, (one, other), boxes)[-2:] == expected
 
 
-@pytest.mark.parametrize("box", [FIRST, Box(*FIRST), list(FIRST), Found(Box(*FIRST), 1.0, True)], ids=type)
+@pytest.mark.parametrize("box", [FIRST, Box(*FIRST), list(FIRST), Region(Box(*FIRST), 1.0, True)], ids=type)
 def test_a_box_may_be_a_found_or_four_numbers_of_the_first_image(box):
     one, other = two_images()
     for stage in STAGES:
@@ -153,9 +153,9 @@ def test_boxes_may_be_an_array(stage):
 
 def test_of_one_box_the_canvas_and_the_union_are_its_crop():
     one, other = two_images()
-    boxes = [Found(Box(*FIRST), 1.0, True, image=1)]
-    assert pictures("append_canvas", (one, other), boxes) == pictures("append", (one, other), boxes)
-    assert pictures("replace_by_canvas", (one, other), boxes) == pictures("replace", (one, other), boxes)
+    boxes = [Region(Box(*FIRST), 1.0, True, image=1)]
+    assert pictures("append_montage", (one, other), boxes) == pictures("append", (one, other), boxes)
+    assert pictures("replace_by_montage", (one, other), boxes) == pictures("replace", (one, other), boxes)
     assert pictures("union", (one, other), boxes) == pictures("replace", (one, other), boxes)
     assert pictures("outlined_union", (one, other), boxes) == pictures("outlined", (one, other), boxes)
 
@@ -181,12 +181,12 @@ def test_every_stage_reads_small_signs_that_the_image_alone_does_not_show(lens, 
 def test_every_stage_runs_on_models_of_several_views(model_type):
     tiny = tiny_lens(model_type, for_model_type(model_type))
     reading = tiny.read(list(two_images()))
-    boxes = [Box(*FIRST), Found(Box(*SECOND), 1.0, True, image=1), Box(*SECOND)]
+    boxes = [Box(*FIRST), Region(Box(*SECOND), 1.0, True, image=1), Box(*SECOND)]
     for stage in STAGES.values():
         assert len(stage(reading, boxes, "What is it?", 2).tokens) in (1, 2)
 
 
-@pytest.mark.parametrize("stage", ["append", "append_canvas"])
+@pytest.mark.parametrize("stage", ["append", "append_montage"])
 def test_an_appended_crop_is_the_only_new_work(lens, small, stage):
     reading, question = lens.read(small[0].image), small[0].question
     one_image = reading.answer(question, 1).cost.image_tokens

@@ -21,7 +21,7 @@ def lens():
 def coloured(seed: int, present: bool):
     """A scene and a question about a sign that is or is not in it."""
     for number in range(seed, seed + 200):
-        scene = scenes.sized(number, "large", split="validation", task="exists")
+        scene = scenes.scene_in_bin(number, "large", split="validation", task="exists")
         if (scene.answer == "yes") is present:
             return scene
     raise AssertionError
@@ -55,24 +55,24 @@ VARIANTS = {
 
 
 def test_each_crop_is_asked_about_by_itself(lens):
-    scene = scenes.sized(1, "small", split="validation", task="read")
+    scene = scenes.scene_in_bin(1, "small", split="validation", task="read")
     colour = scene.question.split(" the ")[1].split()[0]
     asked = QUESTION.format(colour=colour)
     corner = (0, 0, 100, 100)
     there, elsewhere = verify_crops(lens.read(scene.image), [scene.box, corner], asked)
     assert there.yes > 0.9
     assert elsewhere.yes < there.yes
-    alone = verify(lens.read(attnlens.images.crop(scene.image, attnlens.Box(*scene.box))), asked)
+    alone = verify(lens.read(attnlens._images.crop(scene.image, attnlens.Box(*scene.box))), asked)
     assert (there.yes, there.mass) == pytest.approx((alone.yes, alone.mass), abs=1e-5)
 
 
 @pytest.mark.parametrize("boxes", [[], np.zeros((0, 4))], ids=type)
 def test_of_no_crop_there_is_no_verdict(lens, boxes):
-    scene = scenes.sized(1, "small", split="validation", task="read")
+    scene = scenes.scene_in_bin(1, "small", split="validation", task="read")
     assert verify_crops(lens.read(scene.image), boxes, QUESTION.format(colour="red")) == []
 
 
 def test_a_question_that_is_not_answered_with_yes_or_no_is_refused(lens):
-    scene = scenes.sized(1, "large", split="validation", task="read")
+    scene = scenes.scene_in_bin(1, "large", split="validation", task="read")
     with pytest.raises(AttnLensError, match=r"neither with yes nor with no.*Answer Yes or No"):
         verify(lens.read(scene.image), scene.question)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid, ImportanceMap
-from attnlens.boxes import Found, components
+from attnlens.boxes import Region, components
 
 
 def regular(values, image_size=(1000, 800)):
@@ -18,7 +18,7 @@ def regular(values, image_size=(1000, 800)):
 
 
 def whole(importance):
-    return [Found(Box(0, 0, *importance.grid.image_size), 0.0, False)]
+    return [Region(Box(0, 0, *importance.grid.image_size), 0.0, False)]
 
 
 def blob(values, rows, cols, height=1.0):
@@ -253,7 +253,7 @@ def test_smoothing_joins_what_lies_close_and_lets_lone_cells_sink():
     scattered = components(regular(values), window=1, sigma=0, count=99)
     joined = components(regular(values), window=1, sigma=1.5, count=99)
     assert len(scattered) == 11
-    assert joined[0].box.holds(Box(334, 267, 633, 347))
+    assert joined[0].box.covers(Box(334, 267, 633, 347))
 
 
 def test_boxes_that_growing_makes_one_are_given_once():
@@ -269,7 +269,7 @@ def test_cells_outside_the_image_never_count():
     (found,) = components(ImportanceMap(values, grid), window=1, sigma=0)
     assert found.box == Box(500, 300, 600, 400)
     (found,) = components(ImportanceMap(values, grid), window=1, sigma=1)
-    assert found.box.holds(Box(500, 300, 600, 400))
+    assert found.box.covers(Box(500, 300, 600, 400))
     assert found.box.y1 > 0
 
 

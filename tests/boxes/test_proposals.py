@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid, ImportanceMap
-from attnlens.boxes import Found, focus
-from attnlens.boxes.proposals import propose
-from attnlens.boxes.suppression import suppress
+from attnlens.boxes import Region
+from attnlens.boxes._proposals import propose
+from attnlens.boxes._suppression import suppress
+from attnlens.recipes.focus import _presets
 
 
 def regular(values, image_size=(1000, 800)):
@@ -20,7 +21,7 @@ def regular(values, image_size=(1000, 800)):
 
 
 def whole(importance):
-    return [Found(Box(0, 0, *importance.grid.image_size), 0.0, False)]
+    return [Region(Box(0, 0, *importance.grid.image_size), 0.0, False)]
 
 
 def plain_iou(a, b):
@@ -200,7 +201,7 @@ def test_a_peak_in_the_padding_is_no_proposal():
     values[5, 2], values[2, 2] = 9, 1
     importance = ImportanceMap(values, Grid.regular(6, 6, (60, 40), region=Box(0, 0, 60, 60)))
     (found,) = propose(importance, largest=3)
-    assert found == Found(Box(10, 10, 40, 40), 1.0, True)
+    assert found == Region(Box(10, 10, 40, 40), 1.0, True)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_a_matrix_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "anchors", "largest", "distance", "layers", "keep"),
+    ("name", "steps", "anchors", "largest", "distance", "layers", "min_confidence"),
     [
         ("llava-1.5", 3, 15, 5, 3, range(14, 32), 0.6),
         ("llava-1.5", 4, 30, 5, 3, range(14, 32), 0.6),
@@ -267,19 +268,19 @@ def test_a_matrix_is_refused():
         ("llava-onevision/vstar", 4, 30, 9, 2, range(21, 28), 0.5),
     ],
 )
-def test_presets_are_the_papers_tables(name, steps, anchors, largest, distance, layers, keep):
-    preset = focus.PRESETS[name]
+def test_presets_are_the_papers_tables(name, steps, anchors, largest, distance, layers, min_confidence):
+    preset = _presets.PRESETS[name]
     assert preset.proposing(steps) == {
         "anchors": anchors, "smallest": 3, "largest": largest, "distance": distance, "threshold": 0.5, "iou": 0.3,
     }  # fmt: skip
-    assert (range(*preset.layers), preset.keep) == (layers, keep)
+    assert (range(*preset.layers), preset.min_confidence) == (layers, min_confidence)
     assert propose(regular(np.eye(24)), **preset.proposing(steps))[0].confident
 
 
 @given(st.integers(1, 120), st.integers(4, 60), st.integers(4, 60), st.integers(50, 9000), st.sampled_from([224, 336]))
 def test_a_transferred_preset_obeys_the_papers_rules_where_they_can_be_met(layers, rows, cols, width, window):
     grid = Grid.regular(rows, cols, (width, round(width * rows / cols) or 1))
-    preset = focus.transferred(layers, grid, window)
+    preset = _presets.transfer_preset(layers, grid, window)
     first, end = preset.layers
     assert end == layers
     assert 0 <= first < end
@@ -297,7 +298,7 @@ def test_a_transferred_preset_obeys_the_papers_rules_where_they_can_be_met(layer
         ({"layers": (32, 14)}, "first < end"),
         ({"layers": (0, 4), "smallest": 7}, "smallest <= largest"),
         ({"layers": (0, 4), "anchors": 10}, "few_anchors <= anchors"),
-        ({"layers": (0, 4), "keep": 2}, "keep is 2"),
+        ({"layers": (0, 4), "min_confidence": 2}, "min_confidence is 2"),
         ({"layers": (0, 99), "depth": 32}, "of 32 layers; expected .first, end."),
         *(({"layers": layers}, "layers is ") for layers in (3, "ab", (1,), (0.5, 1.5), (True, 3), (-1, 2), None)),
         *(({"layers": (1, 3), "depth": depth}, "depth is ") for depth in (0, -4, "4", True, 4.0)),
@@ -306,7 +307,8 @@ def test_a_transferred_preset_obeys_the_papers_rules_where_they_can_be_met(layer
             for name, value in [
                 ("anchors", "x"), ("anchors", 40.5), ("few_anchors", 0), ("smallest", 0), ("largest", 5.0),
                 ("distance", -1), ("distance", math.nan), ("distance", None), ("threshold", None), ("threshold", True),
-                ("iou", 1), ("iou", "x"), ("keep", math.nan), ("apart", -1), ("apart", "x"), ("apart", math.nan),
+                ("iou", 1), ("iou", "x"), ("min_confidence", math.nan),
+                ("merge_distance", -1), ("merge_distance", "x"), ("merge_distance", math.nan),
             ]
         ),
     ],
@@ -314,7 +316,7 @@ def test_a_transferred_preset_obeys_the_papers_rules_where_they_can_be_met(layer
 )  # fmt: skip
 def test_contradictory_presets_are_refused(options, words):
     with pytest.raises(AttnLensError, match=words):
-        focus.Preset(**options)
+        _presets.Preset(**options)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_contradictory_presets_are_refused(options, words):
     ],
 )
 def test_the_layers_of_a_preset_are_there_in_a_model_of_any_depth(layers, of, depth, expected):
-    assert focus.Preset(layers, of).layers_of(depth) == expected
+    assert _presets.Preset(layers, of).layers_of(depth) == expected
 
 
 @pytest.mark.parametrize(
@@ -345,6 +347,6 @@ def test_the_layers_of_a_preset_are_there_in_a_model_of_any_depth(layers, of, de
 def test_a_preset_cannot_be_transferred_to_a_model_of_nothing(arguments, options, words):
     layers, window = arguments
     with pytest.raises(AttnLensError, match=words):
-        focus.transferred(layers, Grid.regular(4, 4, (10, 10)), window, **options)
+        _presets.transfer_preset(layers, Grid.regular(4, 4, (10, 10)), window, **options)
     with pytest.raises(AttnLensError, match="steps is 0"):
-        focus.PRESETS["llava-1.5"].proposing(steps=0)
+        _presets.PRESETS["llava-1.5"].proposing(steps=0)

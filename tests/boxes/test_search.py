@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box, Grid, ImportanceMap
-from attnlens.boxes import Found, search
-from attnlens.boxes.search import CRITERIA, RATIOS
+from attnlens.boxes import Region, search
+from attnlens.boxes._search import CRITERIA, RATIOS
 
 MAPS_PER_BLOCK = 250
 
 
 def whole(image_size):
-    return Found(Box(0, 0, *image_size), 0.0, False)
+    return Region(Box(0, 0, *image_size), 0.0, False)
 
 
 def regular(values, image_size):

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnlens.boxes import Found
-from attnlens.boxes.suppression import best_first
-from attnlens.geometry import Box, is_number
+from attnlens._checks import is_number
+from attnlens.boxes import Region
+from attnlens.boxes._suppression import best_first
+from attnlens.geometry import Box
 
 FOUND = st.builds(
-    Found,
+    Region,
     st.sampled_from([Box(0, 0, 1, 1), Box(0, 0, 2, 1), Box(0, 0, 1, 3)]),
     st.sampled_from([0.0, 0.5, 1.0]),
     st.booleans(),

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError, Box
-from attnlens.boxes import Found
-from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, gathered, priority, tree, weight
+from attnlens.boxes import Region
+from attnlens.boxes.tree import PRESETS, Node, Preset, find_all, find_one, merge_near, tree
+from attnlens.boxes.tree._search import priority, weight
 
 sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
@@ -123,7 +124,7 @@ def plainly_one(root, table, preset, to_bottom):
     """(box, score, boxes looked at) by a list that is searched anew each time."""
     waiting, looked = [(0.0, root)], []
     deepest = max(node.depth for node in root)
-    tau, falls = preset.start, list(preset.falls)
+    tau, falls = preset.threshold, list(preset.decay)
     while waiting:
         top = max(promise for promise, _ in waiting)
         position = next(i for i, (promise, _) in enumerate(waiting) if promise == top)
@@ -134,7 +135,7 @@ def plainly_one(root, table, preset, to_bottom):
         pops = len(looked)
         if best[0] < tau and pops in range(3 * deepest, 10**6, 2):
             fall = falls.pop(0) if len(falls) > 1 else falls[0]
-            if round(tau - fall, 9) >= preset.floor:
+            if round(tau - fall, 9) >= preset.min_threshold:
                 tau = round(tau - fall, 9)
             else:
                 falls.insert(0, fall)
@@ -147,7 +148,7 @@ def plainly_one(root, table, preset, to_bottom):
             w = b + (1 - b) * d**2
             waiting.append((w * table.of("existing", child.box) + (1 - w) * table.of("latent", child.box), child))
     best = max(looked, key=lambda one: one[0])
-    while round(tau - falls[0], 9) >= preset.floor:
+    while round(tau - falls[0], 9) >= preset.min_threshold:
         tau = round(tau - (falls.pop(0) if len(falls) > 1 else falls[0]), 9)
     return (best if best[0] >= tau else None), looked
 
@@ -164,7 +165,7 @@ def plainly_released(root, table, preset, to_bottom):
     """The released search, step by step: look, then lower the threshold, then see whether it is too low."""
     waiting, looked = [(0.0, root)], []
     deepest = max(node.depth for node in root)
-    tau, steps = preset.start, list(preset.falls)
+    tau, steps = preset.threshold, list(preset.decay)
     while waiting:
         top = max(promise for promise, _ in waiting)
         node = waiting.pop(next(i for i, (promise, _) in enumerate(waiting) if promise == top))[1]
@@ -174,12 +175,12 @@ def plainly_released(root, table, preset, to_bottom):
         if (
             candidate(looked, tau, to_bottom) is None
             and len(looked) in range(3 * deepest, 10**6, 2)
-            and tau >= preset.floor
+            and tau >= preset.min_threshold
         ):
             tau = round(tau - (steps.pop(0) if len(steps) > 1 else steps[0]), 9)
         if at_bottom and candidate(looked, tau, to_bottom) is not None:
             return candidate(looked, tau, to_bottom), looked
-        if at_bottom and tau < preset.floor:
+        if at_bottom and tau < preset.min_threshold:
             return None, looked
         for child in node.children:
             w = preset.bias + (1 - preset.bias) * (child.depth / deepest) ** 2
@@ -193,9 +194,9 @@ presets = st.one_of(
         Preset,
         st.just(336),
         bias=st.sampled_from([0, 0.2, 0.5, 1]),
-        start=st.sampled_from([0.3, 0.6, 1.0]),
-        floor=st.sampled_from([-1.0, -0.3, 0.0, 0.3]),
-        falls=st.sampled_from([(0.1,), (0.1, 0.1, 0.2), (0.5, 0.5)]),
+        threshold=st.sampled_from([0.3, 0.6, 1.0]),
+        min_threshold=st.sampled_from([-1.0, -0.3, 0.0, 0.3]),
+        decay=st.sampled_from([(0.1,), (0.1, 0.1, 0.2), (0.5, 0.5)]),
     ),
 )
 thorough = presets.map(lambda preset: replace(preset, variant="thorough"))
@@ -205,9 +206,9 @@ lifts = st.sampled_from([0, -0.3, -0.6, -1])
 
 def check_search(root, table, expected, looked, found):
     if expected is None:
-        assert found == Found(root.box, 0.0, False)
+        assert found == Region(root.box, 0.0, False)
     else:
-        assert found == Found(expected[1].box, expected[0], True)
+        assert found == Region(expected[1].box, expected[0], True)
     assert table.asked["answering"] == [node.box for _, node in looked]
 
 
@@ -240,15 +241,17 @@ def test_the_released_search_equals_the_plain_one_on_400_trees_of_every_outcome(
     below = nothing = 0
     for found, root, table, preset in searches("released", to_bottom=to_bottom):
         expected, _ = plainly_released(root, table, preset, to_bottom)
-        assert found == (Found(root.box, 0.0, False) if expected is None else Found(expected[1].box, expected[0], True))
-        below += found.confident and found.score < preset.floor
+        assert found == (
+            Region(root.box, 0.0, False) if expected is None else Region(expected[1].box, expected[0], True)
+        )
+        below += found.confident and found.score < preset.min_threshold
         nothing += not found.confident
     assert below >= 5  # accepted at the step that takes the threshold below its floor
     assert 5 <= nothing <= 395
 
 
 def test_only_the_released_search_takes_what_lies_below_the_floor():
-    assert not any(found.confident and found.score < preset.floor for found, *_, preset in searches("thorough"))
+    assert not any(found.confident and found.score < preset.min_threshold for found, *_, preset in searches("thorough"))
 
 
 def test_with_several_targets_the_released_search_takes_the_deepest_region_that_passes():
@@ -325,7 +328,7 @@ class Nowhere(Table):
 def test_a_question_answerable_at_once_looks_no_further_unless_it_must_reach_the_bottom():
     root = tree((1344, 1344), 336)
     short, long = Everywhere(0), Everywhere(0)
-    assert find_one(root, short, PRESETS["llava-1.5"]) == Found(root.box, 0.99, True)
+    assert find_one(root, short, PRESETS["llava-1.5"]) == Region(root.box, 0.99, True)
     assert short.asked == {"answering": [root.box], "existing": [], "latent": []}
     assert find_one(root, long, PRESETS["llava-1.5"], to_bottom=True).confident
     looked = {node.box: node for node in root}
@@ -336,7 +339,7 @@ def test_a_question_answerable_at_once_looks_no_further_unless_it_must_reach_the
 
 def test_a_search_that_finds_nothing_gives_up_and_says_so():
     root, table = tree((2688, 2688), 336), Nowhere(0)
-    assert find_one(root, table, PRESETS["llava-1.5"]) == Found(root.box, 0.0, False)
+    assert find_one(root, table, PRESETS["llava-1.5"]) == Region(root.box, 0.0, False)
     falls = len(PRESETS["llava-1.5"].levels) - 1  # the last of them is the fall below the floor
     assert len(table.asked["answering"]) == 3 * root.deepest + 2 * (falls - 1)
 
@@ -349,7 +352,7 @@ class Shallow(Table):
 
 
 def test_a_search_that_must_reach_the_bottom_does_not_give_up_before():
-    root, preset = tree((1344, 1344), 336), Preset(336, bias=0.2, start=0.6, floor=0.6)
+    root, preset = tree((1344, 1344), 336), Preset(336, bias=0.2, threshold=0.6, min_threshold=0.6)
     depths = {node.box: node.depth for node in root}
     free, bound = Shallow(0), Shallow(0)
     assert not find_one(root, free, preset).confident
@@ -360,8 +363,8 @@ def test_a_search_that_must_reach_the_bottom_does_not_give_up_before():
 
 def test_an_image_smaller_than_the_input_has_one_region():
     root = tree((100, 80), 336)
-    assert find_one(root, Nowhere(0), PRESETS["llava-1.5"]) == Found(root.box, 0.0, False)
-    assert find_one(root, Everywhere(0), PRESETS["llava-1.5"]) == Found(root.box, 0.99, True)
+    assert find_one(root, Nowhere(0), PRESETS["llava-1.5"]) == Region(root.box, 0.0, False)
+    assert find_one(root, Everywhere(0), PRESETS["llava-1.5"]) == Region(root.box, 0.99, True)
 
 
 @pytest.mark.parametrize("given", [[], [0.1, 0.2], [math.nan], [1.5], [-2], ["yes"], None, 0.5], ids=str)
@@ -393,8 +396,8 @@ def plainly_all(root, table, least):
 @given(sizes, st.integers(0, 2), st.integers(0, 10**6), st.sampled_from([0.0, 0.6, 1.0]), st.sampled_from([0, -0.5]))
 def test_the_post_order_search_keeps_what_the_plain_definition_keeps(size, depth, seed, least, lift):
     root, table = tree(size, 336, depth), Table(seed, lift)
-    expected = [Found(n.box, table.of("existing", n.box), True) for n in plainly_all(root, table, least)]
-    assert find_all(root, table, least) == (expected or [Found(root.box, 0.0, False)])
+    expected = [Region(n.box, table.of("existing", n.box), True) for n in plainly_all(root, table, least)]
+    assert find_all(root, table, least) == (expected or [Region(root.box, 0.0, False)])
     assert table.asked["existing"] == [node.box for node in root]
 
 
@@ -407,7 +410,7 @@ def test_a_sure_find_is_not_swallowed_by_the_whole_image():
         def of(self, kind, box):
             return {50: 0.9, 100: 0.1, 200: 0.7}[box.x2]
 
-    assert find_all(root, Three(0)) == [Found(inner.box, 0.9, True)]
+    assert find_all(root, Three(0)) == [Region(inner.box, 0.9, True)]
 
 
 # The boxes to show
@@ -449,7 +452,7 @@ def test_gathered_boxes_equal_the_plain_ones(width, height, data, side, near):
         Box(min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1)
         for (a, b), (c, d) in data.draw(st.lists(st.tuples(corners, corners), max_size=6))
     ]
-    found = gathered(boxes, (width, height), side, near)
+    found = merge_near(boxes, (width, height), side, near)
     assert sorted(map(tuple, found)) == plainly_gathered(boxes, (width, height), side, near)
     for box in found:
         assert box.clip((width, height)) == box
@@ -459,15 +462,15 @@ def test_gathered_boxes_equal_the_plain_ones(width, height, data, side, near):
 
 def test_boxes_merge_at_a_hundred_pixels_and_not_at_one_more():
     one, near, far = Box(0, 0, 100, 100), Box(200, 0, 300, 100), Box(201, 0, 300, 100)
-    assert gathered([one, near], (500, 500), 1) == [Box(0, 0, 300, 100)]
-    assert gathered([one, far], (500, 500), 1) == [one, far]
+    assert merge_near([one, near], (500, 500), 1) == [Box(0, 0, 300, 100)]
+    assert merge_near([one, far], (500, 500), 1) == [one, far]
     assert Box.around([one, far]) == (0, 0, 300, 100)
 
 
 def test_a_box_around_nothing_is_refused():
     with pytest.raises(AttnLensError, match="at least one"):
         Box.around([])
-    assert gathered([], (10, 10), 5) == []
+    assert merge_near([], (10, 10), 5) == []
 
 
 # Presets
@@ -485,7 +488,7 @@ def test_a_box_around_nothing_is_refused():
 def test_presets_are_the_released_settings(name, levels, side, bias, scale):
     preset = PRESETS[name]
     assert (preset.levels, preset.input_side, preset.bias, preset.scale) == (levels, side, bias, scale)
-    assert (preset.depth, preset.depth_of_all, preset.least, preset.variant) == (5, 2, 0.6, "released")
+    assert (preset.depth, preset.depth_of_all, preset.min_confidence, preset.variant) == (5, 2, 0.6, "released")
     assert replace(preset, variant="thorough").levels == levels[:-1]
 
 
@@ -494,23 +497,23 @@ def test_presets_are_the_released_settings(name, levels, side, bias, scale):
     [
         ({"input_side": 0}, "input_side is 0"),
         ({"bias": 1.2}, "bias is 1.2"),
-        ({"start": 0.1, "floor": 0.5}, "floor <= start"),
-        ({"start": 3}, "from -1 to"),
-        ({"falls": ()}, "falls is"),
-        ({"falls": (0.1, 0)}, "falls is"),
+        ({"threshold": 0.1, "min_threshold": 0.5}, "min_threshold <= threshold"),
+        ({"threshold": 3}, "from -1 to"),
+        ({"decay": ()}, "decay is"),
+        ({"decay": (0.1, 0)}, "decay is"),
         ({"scale": 0}, "scale is 0"),
         ({"scale": math.inf}, "scale is inf"),
         ({"input_side": True}, "input_side is True"),
         ({"bias": "0.2"}, "bias is '0.2'"),
-        ({"floor": None}, "falls to None"),
-        ({"start": math.nan}, "starts at nan"),
-        ({"falls": 0.1}, "falls is 0.1"),
-        ({"falls": "0.1"}, "falls is '0.1'"),
-        ({"falls": (0.1, None)}, "falls is"),
+        ({"min_threshold": None}, "falls to None"),
+        ({"threshold": math.nan}, "starts at nan"),
+        ({"decay": 0.1}, "decay is 0.1"),
+        ({"decay": "0.1"}, "decay is '0.1'"),
+        ({"decay": (0.1, None)}, "decay is"),
         ({"scale": True}, "scale is True"),
         ({"variant": "paper"}, "variant is 'paper'; expected one of released, thorough"),
-        ({"least": 2}, "least is 2"),
-        ({"least": "x"}, "least is 'x'"),
+        ({"min_confidence": 2}, "min_confidence is 2"),
+        ({"min_confidence": "x"}, "min_confidence is 'x'"),
         ({"depth": -1}, "depth is -1"),
         ({"depth": True}, "depth is True"),
         ({"depth_of_all": 1.5}, "depth_of_all is 1.5"),

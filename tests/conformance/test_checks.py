@@ -10,19 +10,20 @@ import pytest
 import torch
 
 from attnlens import adapters
-from attnlens.adapters.explain import models_in
-from attnlens.adapters.schema import AdapterSpec, GridSpec
+from attnlens.adapters._explain import models_in
+from attnlens.adapters._schema import AdapterSpec, GridSpec
 from attnlens.conformance import CHECKS, check_all, check_model, check_tiny
-from attnlens.conformance.checks import QUESTION, findings
-from attnlens.conformance.report import sample_images, tiny_lens
-from attnlens.conformance.table import document, markdown, read
-from attnlens.conformance.tiny import tiny_config, tiny_model
-from attnlens.conformance.types import NOT_ASKED, image_text_types, question_answerers
+from attnlens.conformance._checks import QUESTION, findings
+from attnlens.conformance._report import sample_images, tiny_lens
+from attnlens.conformance._table import document, markdown, read
+from attnlens.conformance._tiny.model import tiny_config, tiny_model
+from attnlens.conformance._types import NOT_ASKED, image_text_types, question_answerers
 from attnlens.errors import AttnLensError
-from attnlens.lens.broken import KNOWN_BROKEN, broken
-from attnlens.lens.generator import Generator
-from attnlens.lens.lens import Lens
-from attnlens.lens.reading import Reading
+from attnlens.lens._lens import Lens
+from attnlens.lens._model.broken import KNOWN_BROKEN, broken
+from attnlens.lens._model.generator import Generator
+from attnlens.lens._pixels import Pixels
+from attnlens.lens._reading import Reading
 from tests.test_docs import ROOT
 
 ONE_OF_EACH = {
@@ -157,8 +158,8 @@ T5 = {"model_type": "t5", "decoder_start_token_id": 0}
 def test_an_encoder_decoder_behind_a_known_connector_passes_with_the_same_adapter(name, model_type):
     settings = {"config": {"text_config": T5, "use_decoder_only_language_model": False}}
     lens = tiny_lens(model_type, changed(name, tiny=settings))
-    assert lens.structure.keys == "encoder"
-    assert lens.structure.attention  # found by what transformers records: the adapter names none
+    assert lens._host.structure.attends_to == "encoder"
+    assert lens._host.structure.attention  # found by what transformers records: the adapter names none
     found = {finding.check: finding.passed for finding in findings(lens, sample_images())}
     assert set(found) == set(CHECKS)
     assert {check for check, passed in found.items() if passed is not True} <= {"places", "canvas"}
@@ -201,7 +202,7 @@ def test_appending_a_crop_fails_where_the_image_tokens_of_one_pass_see_each_othe
 
 
 def test_images_whose_patches_are_not_numbered_on_fail_on_two_images():
-    assert failed(changed("molmo2", prompt={"counted": None}), "molmo2") == {"two images"}
+    assert failed(changed("molmo2", prompt={"patch_numbers": None}), "molmo2") == {"two images"}
 
 
 def test_attention_modules_of_the_vision_tower_fail():
@@ -238,10 +239,8 @@ def test_a_spoilt_trace_fails(check, spoil, monkeypatch):
 def test_a_pixel_gradient_that_is_zero_or_not_finite_fails(value, monkeypatch):
     lens = tiny_lens("llava", adapters.find("llava"))
     assert passed(lens, "pixel gradient") is True
-    real = Reading.raw_pixel_gradient
-    monkeypatch.setattr(
-        Reading, "raw_pixel_gradient", lambda *args: tuple(torch.full_like(one, value) for one in real(*args))
-    )
+    real = Pixels.raw_gradient
+    monkeypatch.setattr(Pixels, "raw_gradient", lambda *args: tuple(torch.full_like(one, value) for one in real(*args)))
     assert passed(lens, "pixel gradient") is False
 
 
@@ -278,7 +277,7 @@ def test_an_answer_that_generate_would_not_give_fails(monkeypatch):
 def test_modules_that_do_not_matter_fail_the_intervention():
     lens = tiny_lens("llava", adapters.find("llava"))
     assert passed(lens, "intervention") is True
-    lens.structure = dataclasses.replace(lens.structure, attention=())
+    lens._host.structure = dataclasses.replace(lens._host.structure, attention=())
     assert passed(lens, "intervention") is False
 
 

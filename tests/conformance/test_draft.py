@@ -13,10 +13,10 @@ from transformers import CONFIG_MAPPING
 import attnlens
 from attnlens import adapters
 from attnlens.conformance import check_tiny
-from attnlens.conformance.draft import Draft, draft
-from attnlens.conformance.tiny import tiny_config
+from attnlens.conformance._drafting.draft import Draft, draft
+from attnlens.conformance._tiny.model import tiny_config
 from attnlens.errors import AttnLensError
-from attnlens.lens.broken import KNOWN_BROKEN
+from attnlens.lens._model.broken import KNOWN_BROKEN
 from tests import tiny
 
 TWENTY = (
@@ -33,7 +33,7 @@ SOURCES = r"inferred|tried|guessed|the config's"
 
 def drafted(model_type: str) -> Draft:
     """A draft by someone who knows every adapter but that of this family."""
-    return draft(model_type, hidden=adapters.for_model_type(model_type).name)
+    return draft(model_type, exclude=adapters.for_model_type(model_type).name)
 
 
 @pytest.fixture(scope="module", params=FAST)
@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_draft_is_made_from_a_folder_without_its_weights(folder: Path) -> None:
-    found = draft(folder, hidden="llava")
+    found = draft(folder, exclude="llava")
     assert found.passed
     assert (found.spec.model_types, found.spec.grid.kind) == (("llava",), "square")
     assert found.spec.prompt.template == "chat"
@@ -99,7 +99,7 @@ def test_a_draft_is_made_from_a_folder_without_its_weights(folder: Path) -> None
 
 def test_without_a_chat_template_a_draft_guesses_a_prompt_that_can_be_asked(folder: Path, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink()
-    found = draft(folder, hidden="llava")
+    found = draft(folder, exclude="llava")
     assert "guessed" in found.origin["prompt"]
     path = tmp_path / "mine.yaml"
     path.write_text(found.text())
@@ -121,12 +121,12 @@ def test_a_type_whose_config_refuses_to_be_made_tiny_is_refused_with_what_it_say
         draft("apertus1p5")
 
 
-@pytest.mark.parametrize("step", ["tiny_config", "tiny_model", "attention_path", "crossing_path", "hypotheses"])
+@pytest.mark.parametrize("step", ["tiny_config", "tiny_model", "attention_path", "cross_attention_path", "hypotheses"])
 def test_whatever_goes_wrong_in_a_model_s_own_code_is_said_in_one_error(step, monkeypatch):
     def surprise(*_: object, **__: object) -> None:
         raise ZeroDivisionError("as no one thought")
 
-    monkeypatch.setattr(f"attnlens.conformance.draft.{step}", surprise)
+    monkeypatch.setattr(f"attnlens.conformance._drafting.draft.{step}", surprise)
     with pytest.raises(AttnLensError, match=r"'llava' \(ZeroDivisionError: as no one thought\)\. Write the adapter"):
         draft("llava")
 

@@ -12,7 +12,7 @@ import transformers
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
-from attnlens.conformance.standins import image_processor_class, without_torchvision
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class, without_torchvision
 from attnlens.errors import AttnLensError
 
 SIZES = [(401, 299), (123, 257), (31, 20)]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attnlens import AttnLensError, Box
-from attnlens.boxes import Found
-from attnlens.croppers import clip, clip_scorer, detector, external, ranked, segmenter
+from attnlens.boxes import Region
+from attnlens.croppers import clip, clip_scorer, detector, external, rank_regions, segmenter
 from tests.croppers.models import sam_pictures, tiny_clip, tiny_rt_detr, tiny_sam, tiny_yolos
 
 QUESTION = "what is it?"
@@ -91,9 +91,9 @@ def test_the_crop_of_clip_equals_the_plain_shrinking(width, height, seed, rounds
     if expected is None:
         assert round(cut * width) in (0, width)  # what would be left out is all there is, on either side
         assert round(cut * height) in (0, height)
-        assert found == Found(Box(0, 0, width, height), 0.0, False)
+        assert found == Region(Box(0, 0, width, height), 0.0, False)
     else:
-        assert found == Found(Box(*plain_square(expected[0], (width, height))), expected[1], True)
+        assert found == Region(Box(*plain_square(expected[0], (width, height))), expected[1], True)
 
 
 def test_twenty_rounds_of_four_crops_are_scored():
@@ -131,12 +131,12 @@ def test_the_regions_that_go_best_with_the_question_come_first(data, seed, count
         for (a, b), (c, d) in data.draw(st.lists(st.tuples(corner, corner), max_size=8))
     ]
     score, scorer = seeded(seed)
-    found = ranked(lambda image: boxes, scorer, count=count, iou=iou)(located(width, height), QUESTION)
+    found = rank_regions(lambda image: boxes, scorer, count=count, iou=iou)(located(width, height), QUESTION)
     if not boxes:
-        assert found == [Found(Box(0, 0, width, height), 0.0, False)]
+        assert found == [Region(Box(0, 0, width, height), 0.0, False)]
     else:
         expected = plainly_ranked(boxes, (width, height), score, count, iou)
-        assert found == [Found(Box(*square), value, True) for square, value in expected]
+        assert found == [Region(Box(*square), value, True) for square, value in expected]
 
 
 # A function of the user's own
@@ -152,15 +152,15 @@ def test_any_function_of_image_and_question_is_a_cropper(kind):
 
     found = external(mine)(np.zeros((90, 150), dtype=np.uint8), QUESTION)
     assert seen == [((150, 90), "RGB", QUESTION)]
-    assert found == [Found(Box(10, 10, 40, 40), 1.0, True), Found(Box(0, 60, 30, 90), 0.5, True)]
+    assert found == [Region(Box(10, 10, 40, 40), 1.0, True), Region(Box(0, 60, 30, 90), 0.5, True)]
     assert all(type(edge) is int for one in found for edge in one.box)
 
 
 @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0, 4)], ids=["list", "array", "tensor"])
 def test_no_box_is_the_whole_image_without_confidence(nothing):
-    whole = [Found(Box(0, 0, 150, 90), 0.0, False)]
+    whole = [Region(Box(0, 0, 150, 90), 0.0, False)]
     assert external(lambda image, question: nothing)(picture(), QUESTION) == whole
-    assert ranked(lambda image: nothing, lambda crops, question: [])(picture(), QUESTION) == whole
+    assert rank_regions(lambda image: nothing, lambda crops, question: [])(picture(), QUESTION) == whole
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_box_that_cannot_be_used_is_an_error_that_names_the_function(boxes, wo
     def mine(*_):
         return boxes
 
-    for cropper in (external(mine), ranked(mine, lambda crops, question: [0.0] * len(crops))):
+    for cropper in (external(mine), rank_regions(mine, lambda crops, question: [0.0] * len(crops))):
         with pytest.raises(AttnLensError, match=f"^mine gave .*{words}"):
             cropper(picture(), QUESTION)
 
@@ -202,13 +202,13 @@ def test_an_error_names_what_a_function_is_called_however_it_is_made():
 
 def test_a_cropper_is_a_function_too_and_its_boxes_keep_their_scores():
     boxes, scores = [(0, 0, 10, 20), (50, 10, 90, 30), (100, 0, 110, 10)], [0.5, 7.0, -2.0]
-    inner = ranked(lambda image: boxes, lambda crops, question: scores, count=3)
+    inner = rank_regions(lambda image: boxes, lambda crops, question: scores, count=3)
     assert external(inner)(picture(), QUESTION) == inner(picture(), QUESTION)
     assert [one.score for one in external(inner)(picture(), QUESTION)] == [7.0, 0.5, -2.0]
-    nothing = ranked(lambda image: [], len)
+    nothing = rank_regions(lambda image: [], len)
     assert external(nothing)(picture(), QUESTION) == nothing(picture(), QUESTION)
-    with pytest.raises(AttnLensError, match="score of Found.*no finite number"):
-        external(lambda *_: [Found(Box(0, 0, 5, 5), math.nan, True)])(picture(), QUESTION)
+    with pytest.raises(AttnLensError, match="score of Region.*no finite number"):
+        external(lambda *_: [Region(Box(0, 0, 5, 5), math.nan, True)])(picture(), QUESTION)
 
 
 def test_a_box_given_twice_is_one():
@@ -231,7 +231,7 @@ def test_a_box_given_twice_is_one():
 )
 def test_scores_may_be_of_any_kind_that_holds_numbers(make):
     boxes, scores = [(0, 0, 10, 10), (50, 10, 90, 50)], [1.0, 2.5]
-    found = ranked(lambda image: boxes, lambda crops, question: make(scores), count=2)(picture(), QUESTION)
+    found = rank_regions(lambda image: boxes, lambda crops, question: make(scores), count=2)(picture(), QUESTION)
     assert [(one.box, one.score) for one in found] == [(boxes[1], 2.5), (boxes[0], 1.0)]
 
 
@@ -258,11 +258,11 @@ def test_scores_that_are_not_one_finite_number_for_each_crop_are_refused(scores)
         (lambda: clip(len, rounds="3"), "rounds is '3'"),
         (lambda: clip(len, cut="0.1"), "cut is '0.1'"),
         (lambda: clip(len, cut=None), "cut is None"),
-        (lambda: ranked(len, len, count=0), "count is 0"),
-        (lambda: ranked(len, len, iou=2), "iou is 2"),
-        (lambda: ranked(len, len, iou=-0.1), "iou is -0.1"),
-        (lambda: ranked(len, len, iou=math.nan), "iou is nan"),
-        (lambda: ranked(len, len, iou="0.3"), "iou is '0.3'"),
+        (lambda: rank_regions(len, len, count=0), "count is 0"),
+        (lambda: rank_regions(len, len, iou=2), "iou is 2"),
+        (lambda: rank_regions(len, len, iou=-0.1), "iou is -0.1"),
+        (lambda: rank_regions(len, len, iou=math.nan), "iou is nan"),
+        (lambda: rank_regions(len, len, iou="0.3"), "iou is '0.3'"),
         (lambda: detector("nowhere/at-all", threshold="x"), "threshold is 'x'"),
         (lambda: segmenter("nowhere/at-all", quality=None), "quality is None"),
         (lambda: segmenter(*tiny_clip()), "model is a CLIPModel; expected a SamModel"),
@@ -346,8 +346,8 @@ def test_a_detectors_boxes_are_the_plain_ones_in_pixels_of_the_image(make, queri
 
 
 def test_a_detector_that_is_sure_of_nothing_gives_the_whole_image_without_confidence():
-    cropper = ranked(detector(*tiny_yolos(), threshold=0.9999), clip_scorer(*tiny_clip()))
-    assert cropper(picture(), QUESTION) == [Found(Box(0, 0, 150, 90), 0.0, False)]
+    cropper = rank_regions(detector(*tiny_yolos(), threshold=0.9999), clip_scorer(*tiny_clip()))
+    assert cropper(picture(), QUESTION) == [Region(Box(0, 0, 150, 90), 0.0, False)]
 
 
 @pytest.mark.parametrize(("make", "regions"), [(tiny_yolos, detector), (tiny_rt_detr, detector), (tiny_sam, segmenter)])
@@ -452,9 +452,9 @@ def test_every_cropper_of_transformers_models_gives_ints_inside_the_image(size):
     scorer = clip_scorer(*tiny_clip())
     croppers = [
         clip(scorer, rounds=3),
-        ranked(detector(*tiny_yolos(), threshold=0), scorer, count=2),
-        ranked(detector(*tiny_rt_detr(), threshold=0), scorer, count=2),
-        ranked(segmenter(*tiny_sam(), points=2, quality=0, stability=0), scorer, count=2),
+        rank_regions(detector(*tiny_yolos(), threshold=0), scorer, count=2),
+        rank_regions(detector(*tiny_rt_detr(), threshold=0), scorer, count=2),
+        rank_regions(segmenter(*tiny_sam(), points=2, quality=0, stability=0), scorer, count=2),
     ]
     for cropper in croppers:
         for found in cropper(picture(*size), QUESTION):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from attnlens import doctor, pocket, versions
-from attnlens.doctor import attempts, devices, examination, folders, packages, probes
+from attnlens import _versions, doctor, pocket
+from attnlens.doctor import _attempts, _devices, _examination, _folders, _packages, _probes
 
 ROOT = Path(__file__).parents[2]
-WELL = {f"import {name}": {} for name in packages.MODULES.values()}
+WELL = {f"import {name}": {} for name in _packages.MODULES.values()}
 CPU = {"cpu": {"what": "2 threads", "memory": 8 * 2**30, "free": None}}
 
 
@@ -60,9 +60,9 @@ BROKEN = {
 def test_a_torchvision_that_does_not_work_is_a_finding_with_what_to_do(fake, code, told):
     fake("torch", TORCH)
     fake("torchvision", code, "0.29.1")
-    tried = attempts.attempt("torchvision")
+    tried = _attempts.attempt("torchvision")
     assert "error" not in tried["torch"]
-    (found,) = packages.torchvision(tried)
+    (found,) = _packages.torchvision(tried)
     assert (found.state, found.seen[:7]) == ("fails", "0.29.1:")
     assert told in found.seen
     assert "pip uninstall torchvision" in found.advice
@@ -71,13 +71,13 @@ def test_a_torchvision_that_does_not_work_is_a_finding_with_what_to_do(fake, cod
 def test_what_hangs_is_left_in_time(fake):
     fake("torch", TORCH)
     fake("torchvision", "import time; time.sleep(600)")
-    assert attempts.attempt("torchvision", timeout=3)["torchvision"] == {"error": "no answer in time"}
+    assert _attempts.attempt("torchvision", timeout=3)["torchvision"] == {"error": "no answer in time"}
 
 
 def test_a_crash_hides_nothing_that_comes_behind_it(fake):
     fake("torch", "import os; os._exit(1)")
     fake("torchvision", "")
-    tried = attempts.attempt("torchvision")
+    tried = _attempts.attempt("torchvision")
     assert "code 1" in tried["torch"]["error"]
     assert "code 1" in tried["torchvision"]["error"]  # which begins with torch, too
 
@@ -85,18 +85,18 @@ def test_a_crash_hides_nothing_that_comes_behind_it(fake):
 def test_a_torchvision_beside_a_torch_that_fails_is_not_to_blame(fake):
     fake("torch", "raise OSError('libcudart.so.13: cannot open shared object file')")
     fake("torchvision", "import torch", "0.29.1")
-    (found,) = packages.torchvision(attempts.attempt("torchvision"))
+    (found,) = _packages.torchvision(_attempts.attempt("torchvision"))
     assert found.state == "note"
     assert "libcudart" in found.seen
 
 
 def test_torchvision_that_is_absent_is_fine_and_one_without_files_is_said(monkeypatch):
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(versions, "installed", lambda name: None)
-    (absent,) = packages.torchvision({})
+    monkeypatch.setattr(_packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_versions, "installed", lambda name: None)
+    (absent,) = _packages.torchvision({})
     assert (absent.state, absent.advice) == ("ok", "")
-    monkeypatch.setattr(versions, "installed", lambda name: "0.29.1")
-    (gone,) = packages.torchvision({})
+    monkeypatch.setattr(_versions, "installed", lambda name: "0.29.1")
+    (gone,) = _packages.torchvision({})
     assert (gone.state, gone.advice) == ("note", "pip uninstall torchvision")
 
 
@@ -118,8 +118,8 @@ def test_a_python_that_cannot_be_started_is_a_finding(monkeypatch):
 
 
 def test_an_error_while_looking_is_a_finding(monkeypatch):
-    monkeypatch.setattr(examination.attempts, "attempt", lambda kind, timeout: WELL)
-    monkeypatch.setattr(examination.packages, "needed", lambda tried: 1 / 0)
+    monkeypatch.setattr(_examination._attempts, "attempt", lambda kind, timeout: WELL)
+    monkeypatch.setattr(_examination._packages, "needed", lambda tried: 1 / 0)
     (found,) = [one for one in doctor.examine() if "ZeroDivisionError" in one.seen]
     assert (found.area, found.state) == ("versions", "fails")
 
@@ -138,7 +138,7 @@ HEAVY = ["torch", "transformers", "nnsight", "numpy", "PIL", "yaml", "scipy", "p
 def test_it_begins_without_what_it_looks_at(blocked, begin):
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
-        "from attnlens.doctor import attempts; attempts.attempt = lambda kind, timeout: {}; "
+        "from attnlens.doctor import _attempts; _attempts.attempt = lambda kind, timeout: {}; "
     )
     done = subprocess.run([sys.executable, "-c", code + begin], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (1, "")
@@ -152,31 +152,31 @@ def test_it_begins_without_what_it_looks_at(blocked, begin):
 def test_every_package_that_attnlens_asks_for_is_looked_at():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {re.match(r"[\w-]+", line).group() for line in project["dependencies"]}
-    assert set(packages.MODULES) == named
+    assert set(_packages.MODULES) == named
     wanted = {kind: lines for kind, lines in project["optional-dependencies"].items() if kind not in ("docs", "dev")}
     assert {
         re.match(r"[\w-]+", line).group(): kind for kind, lines in wanted.items() for line in lines
-    } == packages.EXTRAS
+    } == _packages.EXTRAS
 
 
 def test_versions_are_told_against_the_tested_range(monkeypatch):
-    here = dict.fromkeys(packages.MODULES, "99.1") | {"transformers": "5.22.0", "nnsight": None}
-    monkeypatch.setattr(versions, "installed", lambda name: here.get(name, "3.12.1"))
-    found = by_name(packages.needed(WELL))
+    here = dict.fromkeys(_packages.MODULES, "99.1") | {"transformers": "5.22.0", "nnsight": None}
+    monkeypatch.setattr(_versions, "installed", lambda name: here.get(name, "3.12.1"))
+    found = by_name(_packages.needed(WELL))
     assert (found["torch"].state, found["transformers"].state, found["nnsight"].state) == ("note", "fails", "fails")
     assert found["Python"].state == "ok"
     assert "pip install 'transformers>=5.23" in found["transformers"].advice
-    assert str(versions.TESTED["transformers"]) in found["transformers"].seen
+    assert str(_versions.TESTED["transformers"]) in found["transformers"].seen
     assert found["nnsight"].seen == "not installed"
 
 
 def test_what_is_older_than_asked_for_missing_or_broken_says_the_command_that_mends_it(monkeypatch):
     packaging = pytest.importorskip("packaging.requirements")
     here = {"pillow": "9.0", "pydantic": None}
-    monkeypatch.setattr(versions, "installed", lambda name: here.get(name, "99.1"))
+    monkeypatch.setattr(_versions, "installed", lambda name: here.get(name, "99.1"))
     asked = {"pillow": packaging.Requirement("pillow>=10.1"), "pydantic": packaging.Requirement("pydantic>=2")}
-    monkeypatch.setattr(packages, "_requirement", asked.get)
-    found = by_name(packages.needed(WELL | {"import scipy": {"error": "ImportError: DLL load failed"}}))
+    monkeypatch.setattr(_packages, "_requirement", asked.get)
+    found = by_name(_packages.needed(WELL | {"import scipy": {"error": "ImportError: DLL load failed"}}))
     assert (found["pillow"].state, found["pydantic"].state, found["scipy"].state) == ("fails",) * 3
     assert "pip install 'pillow>=10.1'" in found["pillow"].advice
     assert found["pydantic"].advice == "pip install 'pydantic>=2'"
@@ -185,15 +185,15 @@ def test_what_is_older_than_asked_for_missing_or_broken_says_the_command_that_me
 
 
 def test_what_another_package_broke_is_not_reinstalled(monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda name: "3.12.1" if name == "Python" else "5.24.0")
+    monkeypatch.setattr(_versions, "installed", lambda name: "3.12.1" if name == "Python" else "5.24.0")
     torchvision = "RuntimeError: operator torchvision::nms does not exist"
-    found = by_name(packages.needed(WELL | {"import transformers": {"error": torchvision}}))
+    found = by_name(_packages.needed(WELL | {"import transformers": {"error": torchvision}}))
     assert found["transformers"].advice == "The reason is torchvision: mend that first."
     no_torch = {
         "import torch": {"error": "OSError: libtorch.so"},
         "import accelerate": {"error": "OSError: libtorch.so"},
     }
-    found = by_name(packages.needed(WELL | no_torch))
+    found = by_name(_packages.needed(WELL | no_torch))
     assert found["accelerate"].advice.startswith("The reason may be torch")
     assert "mend that first" not in found["torch"].advice
 
@@ -202,31 +202,31 @@ def test_a_package_run_from_a_folder_asks_for_nothing(monkeypatch):
     def nothing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(packages.importlib.metadata, "requires", nothing)
-    assert packages._requirement("pillow") is None
+    monkeypatch.setattr(_packages.importlib.metadata, "requires", nothing)
+    assert _packages._requirement("pillow") is None
 
 
 def test_an_extra_is_fine_where_it_is_absent_and_a_finding_where_it_is_broken(monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda name: "3.1" if name == "matplotlib" else None)
-    found = by_name(packages.extras({"import matplotlib": {"error": "ImportError: numpy 1"}}))
-    assert (found["matplotlib"].state, found["gradio"].state) == ("fails", "ok")
-    assert 'pip install "attnlens[app]"' in found["gradio"].seen
+    monkeypatch.setattr(_versions, "installed", lambda name: "3.1" if name == "matplotlib" else None)
+    found = by_name(_packages.extras({"import matplotlib": {"error": "ImportError: numpy 1"}}))
+    assert (found["matplotlib"].state, found["peft"].state) == ("fails", "ok")
+    assert 'pip install "attnlens[peft]"' in found["peft"].seen
 
 
 # Devices.
 
 
 def test_a_dtype_and_an_implementation_are_compared_with_eager_float32(monkeypatch):
-    for dtype in probes.DTYPES:
+    for dtype in _probes.DTYPES:
         for how in ("eager", "sdpa"):
-            assert probes._forward("cpu", dtype, how) == {}
-    monkeypatch.setitem(probes.TOLERANCE, "bfloat16", 1e-6)
+            assert _probes._forward("cpu", dtype, how) == {}
+    monkeypatch.setitem(_probes.TOLERANCE, "bfloat16", 1e-6)
     with pytest.raises(ArithmeticError, match="off by"):
-        probes._forward("cpu", "bfloat16", "sdpa")
+        _probes._forward("cpu", "bfloat16", "sdpa")
 
 
 def test_a_bundled_model_loads_looks_and_answers():
-    assert probes._model("cpu", "llava")["seconds"] > 0
+    assert _probes._model("cpu", "llava")["seconds"] > 0
 
 
 def test_what_does_not_work_on_a_device_is_told_with_what_does():
@@ -239,7 +239,7 @@ def test_what_does_not_work_on_a_device_is_told_with_what_does():
         "model cpu llava": {"seconds": 1.25},
         "model cpu qwen2_5_vl": {"error": "AttnLensError: Can't load video processor"},
     }
-    found = by_name(devices.devices(tried))
+    found = by_name(_devices.devices(tried))
     assert found["cpu"].seen == "2 threads, 8.0 GiB of memory"
     assert (found["cpu float32"].state, found["cpu float32"].seen) == ("ok", "eager, sdpa")
     assert (found["cpu float16"].state, found["cpu float16"].seen[:12]) == ("note", "eager; sdpa:")
@@ -250,15 +250,15 @@ def test_what_does_not_work_on_a_device_is_told_with_what_does():
 
 def test_without_float32_a_device_fails():
     tried = {"devices": CPU, "forward cpu float32 eager": {}, "forward cpu float32 sdpa": {"error": "x"}}
-    assert by_name(devices.devices(tried))["cpu float32"].state == "fails"
+    assert by_name(_devices.devices(tried))["cpu float32"].state == "fails"
 
 
 def test_a_torch_made_for_gpus_that_finds_none_is_a_note():
-    found = by_name(devices.devices({"devices": CPU, "gpu": {"built": "CUDA 13.0"}}))
+    found = by_name(_devices.devices({"devices": CPU, "gpu": {"built": "CUDA 13.0"}}))
     assert (found["gpu"].state, "CUDA 13.0" in found["gpu"].seen) == ("note", True)
-    assert "gpu" not in by_name(devices.devices({"devices": CPU, "gpu": {"built": None}}))
+    assert "gpu" not in by_name(_devices.devices({"devices": CPU, "gpu": {"built": None}}))
     two = CPU | {"cuda:0": {"what": "H100", "memory": 80 * 2**30, "free": 70 * 2**30}}
-    found = by_name(devices.devices({"devices": two, "gpu": {"built": "CUDA 13.0"}}))
+    found = by_name(_devices.devices({"devices": two, "gpu": {"built": "CUDA 13.0"}}))
     assert "gpu" not in found
     assert found["cuda:0"].seen == "H100, 80.0 GiB of memory, 70.0 GiB free"
 
@@ -293,19 +293,19 @@ def test_the_cache_is_where_huggingface_hub_has_it(plain, monkeypatch, given):
         monkeypatch.setenv(name, value)
     code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert folders.hub_cache() == Path(done.stdout.strip())
+    assert _folders.hub_cache() == Path(done.stdout.strip())
 
 
 def test_a_cache_that_cannot_be_written_fails_and_offline_it_is_a_note(plain, monkeypatch):
     (plain / "hub" / "models--some--model").mkdir(parents=True)
     monkeypatch.setenv("HF_HOME", str(plain))
-    (found,) = folders.downloads()
+    (found,) = _folders.downloads()
     assert (found.state, "1 models" in found.seen) == ("ok", True)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    (found,) = folders.downloads()
+    (found,) = _folders.downloads()
     assert found.state == "fails"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found, network = folders.downloads()
+    found, network = _folders.downloads()
     assert (found.state, network.state, network.name) == ("note", "note", "network")
     assert "unset HF_HUB_OFFLINE" in network.advice
 
@@ -313,7 +313,7 @@ def test_a_cache_that_cannot_be_written_fails_and_offline_it_is_a_note(plain, mo
 def test_a_cache_that_is_a_file_fails(plain, monkeypatch):
     (plain / "hub").write_text("")
     monkeypatch.setenv("HF_HOME", str(plain))
-    (found,) = folders.downloads()
+    (found,) = _folders.downloads()
     assert (found.state, "is no folder" in found.seen) == ("fails", True)
 
 
@@ -323,14 +323,14 @@ def test_folders_of_adapters_are_read_file_by_file(plain, monkeypatch):
     bad.mkdir()
     (good / "mine.yaml").write_text((ROOT / "adapters" / "llava.yaml").read_text())
     monkeypatch.setenv("ATTNLENS_ADAPTERS", str(good))
-    own, first, last = folders.adapters()
+    own, first, last = _folders.adapters()
     assert {own.state, first.state, last.state} == {"ok"}
     assert ("not needed" in own.seen, "1 of 1 are valid" in first.seen) == (True, True)
     assert "can be used by name" in last.seen
     (bad / "wrong.yaml").write_text("model_types: [x]\ngrid: {kind: cube}\n")
     (bad / "torn.yaml").write_text("a: [")
     monkeypatch.setenv("ATTNLENS_ADAPTERS", os.pathsep.join(map(str, (good, bad, plain / "nowhere"))))
-    failed = [one for one in folders.adapters() if one.state == "fails"]
+    failed = [one for one in _folders.adapters() if one.state == "fails"]
     assert [name for one in failed for name in ("torn.yaml", "wrong.yaml", "nowhere") if name in one.seen] == [
         *("torn.yaml", "wrong.yaml", "nowhere")
     ]
@@ -338,13 +338,13 @@ def test_folders_of_adapters_are_read_file_by_file(plain, monkeypatch):
 
 
 def test_bundled_weights_that_are_damaged_are_named(monkeypatch):
-    (found,) = folders.bundled()
+    (found,) = _folders.bundled()
     assert (found.state, found.seen[:14]) == ("ok", "instructblip, ")
 
     def damaged(name):
-        raise pocket.library.AttnLensError(f"The weights of the pocket model {name!r} are damaged")
+        raise pocket._library.AttnLensError(f"The weights of the pocket model {name!r} are damaged")
 
     monkeypatch.setattr(pocket, "path", damaged)
-    *failed, _ = folders.bundled()
+    *failed, _ = _folders.bundled()
     assert len(failed) == len(pocket.names())
     assert {one.state for one in failed} == {"fails"}

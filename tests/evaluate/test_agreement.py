@@ -5,7 +5,7 @@ import json
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate import agreement, report
+from attnlens.evaluate import _agreement, _report
 
 REPORT = {
     "accuracy": {"m": {"small": {
@@ -34,24 +34,24 @@ def further(**means):
 
 
 def test_a_figure_holds_where_its_mean_lies_inside_the_reports_interval_ends_included():
-    found = agreement.compared(REPORT, further())
+    found = _agreement.compared(REPORT, further())
     assert {(one.table, one.condition): one.inside for one in found} == {
         ("accuracy", "none"): True,
         ("accuracy", "rel-att"): True,
         ("accuracy", "focus"): True,
         ("gain", "rel-att"): False,
     }
-    assert agreement.summary(found) == "3 of 4 figures (75%) lie inside the report's interval."
+    assert _agreement.summary(found) == "3 of 4 figures (75%) lie inside the report's interval."
 
 
 def test_figures_of_fewer_scenes_than_the_intervals_are_made_for_are_left_out():
-    found = agreement.compared(REPORT, further(focus=(10.0, 120)))
+    found = _agreement.compared(REPORT, further(focus=(10.0, 120)))
     assert "focus" not in {one.condition for one in found}
 
 
 def test_the_comparison_is_written_as_one_table(tmp_path):
-    found = agreement.compared(REPORT, further(none=15.0))
-    agreement.write(tmp_path / "again.md", found)
+    found = _agreement.compared(REPORT, further(none=15.0))
+    _agreement.write(tmp_path / "again.md", found)
     text = (tmp_path / "again.md").read_text()
     assert "| m | accuracy | small | none | 20.0 [15.0, 25.0] | 15.0 | yes |" in text
     assert "| m | difference to no crop | small | rel-att | 60.0 [53.0, 67.0] | 70.0 | **no** |" in text
@@ -59,10 +59,10 @@ def test_the_comparison_is_written_as_one_table(tmp_path):
 
 def test_a_report_of_other_models_and_a_file_that_is_no_report_are_told(tmp_path):
     with pytest.raises(AttnLensError, match="no figure of 300 scenes in common"):
-        agreement.compared({"accuracy": {}}, further())
+        _agreement.compared({"accuracy": {}}, further())
     for text in ("not json", "[]", json.dumps({"x": 1})):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(AttnLensError, match="no report.json"):
-            report.read(tmp_path / "report.json")
+            _report.read(tmp_path / "report.json")
     with pytest.raises(AttnLensError, match="cannot be read"):
-        report.read(tmp_path / "none.json")
+        _report.read(tmp_path / "none.json")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate.records import Records
+from attnlens.evaluate._records import Records
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"model": "pocket/llava", "seeds": [0, 10], "version": 1}
 
 WORKER = """
 import sys, time
-from attnlens.evaluate.records import Records
+from attnlens.evaluate._records import Records
 total, path = int(sys.argv[1]), sys.argv[2]
 with Records(path, {"run": 1}) as records:
     for number in range(total):
@@ -297,7 +297,7 @@ def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path):
     code = (
         "import resource, signal, sys\n"
         "from attnlens.errors import AttnLensError\n"
-        "from attnlens.evaluate.records import Records\n"
+        "from attnlens.evaluate._records import Records\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
         "records = Records(sys.argv[1], {})\n"

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate import report, tables
-from attnlens.evaluate.claims import claims
-from attnlens.evaluate.records import Records
+from attnlens.evaluate import _report, _tables
+from attnlens.evaluate._claims import claims
+from attnlens.evaluate._records import Records
 from attnlens.pocket import scenes
 
 SETTINGS = {
@@ -81,7 +81,7 @@ def answer(size: str, condition: str, right: bool) -> dict[str, Any]:
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("records")
     write(out)
-    return tables.numbers(tables.read(out))
+    return _tables.numbers(_tables.read(out))
 
 
 def test_accuracies_and_gains_are_those_of_the_records(numbers: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ def test_a_difference_is_paired_over_the_examples_that_both_have(tmp_path: Path)
             records.add(("answer", f"e{number}", "none"), answer("small", "none", number % 2 == 0))
         for number in (0, 1):
             records.add(("answer", f"e{number}", "rel-att"), answer("small", "rel-att", True))
-    gain = tables.numbers(tables.read(tmp_path))["gain"]["m"]["small"]["rel-att"]
+    gain = _tables.numbers(_tables.read(tmp_path))["gain"]["m"]["small"]["rel-att"]
     assert (gain["mean"], gain["count"]) == (50.0, 2)
 
 
@@ -129,7 +129,7 @@ def test_a_second_crop_is_compared_with_one_on_the_questions_that_do_not_say_whe
             for number in range(10):
                 record = answer("small", condition, number < count) | {"task": "colour"}
                 records.add(("answer", f"test/small/colour/{number}", condition), record)
-    several = tables.numbers(tables.read(tmp_path))["several"]["m"]
+    several = _tables.numbers(_tables.read(tmp_path))["several"]["m"]
     assert {name: row["accuracy"]["mean"] for name, row in several.items()} == {
         name: 10.0 * count for name, count in rights.items()
     }
@@ -137,7 +137,7 @@ def test_a_second_crop_is_compared_with_one_on_the_questions_that_do_not_say_whe
     assert gains == {"none": None, "rel-att": 20, "rel-att count=2": 50, "entropy": 40}
     second = {name: row["second"] and row["second"]["mean"] for name, row in several.items()}
     assert second == {"none": None, "rel-att": None, "rel-att count=2": 30, "entropy": None}  # one crop: not measured
-    text = report.write(tmp_path).read_text().split("## Questions for which several places must be looked at")[1]
+    text = _report.write(tmp_path).read_text().split("## Questions for which several places must be looked at")[1]
     assert "| m | rel-att count=2 | 10 | 60.0 [" in text
 
 
@@ -182,7 +182,7 @@ def changed(tmp_path: Path, **counts: int) -> dict[str, Any]:
         size, condition = key.split("_")
         right[size, names[condition]] = count
     write(tmp_path, right=right)
-    return tables.numbers(tables.read(tmp_path))
+    return _tables.numbers(_tables.read(tmp_path))
 
 
 def test_the_claims_hold_where_the_records_say_so(numbers: dict[str, Any]) -> None:
@@ -258,14 +258,14 @@ def test_the_ratio_is_judged_at_the_best_layer_of_validation(numbers: dict[str, 
 
 def test_a_claim_without_records_is_neither_true_nor_false(tmp_path: Path) -> None:
     write(tmp_path, right={("small", "rel-att"): 3}, ranked=False)
-    assert held(tables.numbers(tables.read(tmp_path))) == [None, None, None, None]
-    assert "not measured" in report.write(tmp_path).read_text()
+    assert held(_tables.numbers(_tables.read(tmp_path))) == [None, None, None, None]
+    assert "not measured" in _report.write(tmp_path).read_text()
 
 
 def test_the_report_shows_every_model_and_table_and_can_be_made_again(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, "other/model")
-    text = report.write(tmp_path).read_text()
+    text = _report.write(tmp_path).read_text()
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert "| some/model | none | 20.0 [" in text
     assert "the stream `report`" in text
@@ -285,13 +285,13 @@ def test_the_report_shows_every_model_and_table_and_can_be_made_again(tmp_path: 
     for path in files:
         if "records" not in path.parts:
             path.unlink()
-    report.write(tmp_path)
+    _report.write(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_croppers_that_are_not_there_take_one_line(tmp_path: Path) -> None:
     write(tmp_path, right={key: count for key, count in RIGHT.items() if key[1] != "clip"})
-    section = report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
+    section = _report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
     assert "clip, yolo and sam need models" in section
     assert "pocket CLIP" not in section
     assert "|" not in section
@@ -299,7 +299,7 @@ def test_croppers_that_are_not_there_take_one_line(tmp_path: Path) -> None:
 
 def test_the_table_of_croppers_says_which_clip_it_is_and_which_croppers_are_not_measured(tmp_path: Path) -> None:
     write(tmp_path)
-    section = report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
+    section = _report.write(tmp_path).read_text().split("(Table 4)\n")[1].split("\n## ")[0]
     assert "bundled pocket CLIP" in section
     assert "`yolo` and `sam` have no bundled model" in section
     rows = [line.split(" | ")[1] for line in section.splitlines() if line.startswith("| some/model")]
@@ -308,7 +308,7 @@ def test_the_table_of_croppers_says_which_clip_it_is_and_which_croppers_are_not_
 
 def test_an_example_is_drawn_from_its_record(tmp_path: Path) -> None:
     path = write(tmp_path)
-    scene = scenes.sized(0, "small")
+    scene = scenes.scene_in_bin(0, "small")
     width, height = scene.image.size
     edges = [[[size * i / 4, size * (i + 1) / 4] for i in range(4)] for size in (width, height)]
     with Records(path, {"model": "some/model", **SETTINGS}) as records:
@@ -326,18 +326,18 @@ def test_an_example_is_drawn_from_its_record(tmp_path: Path) -> None:
             "y": edges[1],
         }
         records.add(("picture", "test/small/read/10"), picture)
-    assert "An example of each model" in report.write(tmp_path).read_text()
+    assert "An example of each model" in _report.write(tmp_path).read_text()
     with Image.open(tmp_path / "pictures" / "example-some--model.png") as drawn:
         assert drawn.width > 700
 
 
 def test_a_folder_without_records_and_a_damaged_file_are_told(tmp_path: Path) -> None:
     with pytest.raises(AttnLensError, match="no records"):
-        report.write(tmp_path)
+        _report.write(tmp_path)
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "broken.jsonl").write_text("not json\n")
     with pytest.raises(AttnLensError, match="broken.jsonl"):
-        report.write(tmp_path)
+        _report.write(tmp_path)
 
 
 def legacy(out: Path, key: list[str], data: Any, **settings: Any) -> None:
@@ -379,27 +379,27 @@ def test_a_record_of_another_shape_is_named_by_file_and_line(
 ) -> None:
     legacy(tmp_path, key, data)
     with pytest.raises(AttnLensError, match=r"Line 2 of .*m\.jsonl") as caught:
-        tables.read(tmp_path)
+        _tables.read(tmp_path)
     assert words in str(caught.value)
 
 
 def test_settings_of_another_shape_are_named_by_file_and_line(tmp_path: Path) -> None:
     legacy(tmp_path, ANSWER_KEY, ANSWER, layers="all")
     with pytest.raises(AttnLensError, match=r"Line 1 of .*m\.jsonl.*layers: found 'all'"):
-        tables.read(tmp_path)
+        _tables.read(tmp_path)
 
 
 def test_records_without_checksums_are_reported_on_and_that_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     legacy(tmp_path, ANSWER_KEY, ANSWER)
-    (found,) = tables.read(tmp_path)
+    (found,) = _tables.read(tmp_path)
     assert found.records == {tuple(ANSWER_KEY): ANSWER}
     (said,) = caplog.messages
     assert "1 of m.jsonl" in said
     caplog.clear()
     write(tmp_path / "new")
-    tables.read(tmp_path / "new")
+    _tables.read(tmp_path / "new")
     assert not caplog.messages
 
 
@@ -407,7 +407,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
-    report.write(tmp_path)
+    _report.write(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     whole = Path.write_text
 
@@ -417,5 +417,5 @@ def test_a_report_that_cannot_be_finished_leaves_the_one_before(
 
     monkeypatch.setattr(Path, "write_text", torn)
     with pytest.raises(KeyboardInterrupt):
-        report.write(tmp_path)
+        _report.write(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 
 import attnlens
 from attnlens import boxes, croppers, maps, pocket, recipes
-from attnlens.cli_reproduce import reproduce as command
+from attnlens.cli._reproduce import reproduce as command
 from attnlens.errors import AttnLensError
-from attnlens.evaluate import conditions, dataset, measure, plan, report, reproduce
-from attnlens.evaluate.conditions import Layers
-from attnlens.evaluate.plan import Plan
-from attnlens.evaluate.records import Records
+from attnlens.evaluate import _conditions, _dataset, _measure, _plan, _report, _reproduce
+from attnlens.evaluate._conditions import Layers
+from attnlens.evaluate._plan import Plan
+from attnlens.evaluate._records import Records
 from attnlens.geometry import Box
 from tests import tiny
 
@@ -44,7 +44,7 @@ def counted(*counts: int, **options: Any) -> Plan:
 def short_answers() -> Iterator[None]:
     """A random model never ends its answer; two tokens of it are as good as twenty."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "MAX_NEW_TOKENS", 2)
+        patch.setattr(_measure, "MAX_NEW_TOKENS", 2)
         yield
 
 
@@ -63,9 +63,9 @@ def never(done: int, total: int) -> None:
 
 
 def measured(lens: Any, path: Path, tick: Any = never, chosen: Plan = TINY) -> dict[Any, Any]:
-    with Records(path, measure.settings(lens, "tiny/llava", "0", chosen.split)) as records:
+    with Records(path, _measure.settings(lens, "tiny/llava", "0", chosen.split)) as records:
         with contextlib.suppress(Enough):
-            measure.measure(lens, chosen, records, tick)
+            _measure.measure(lens, chosen, records, tick)
         return records.all()
 
 
@@ -85,7 +85,7 @@ def resumed(lens: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """A run that was stopped while it ranked layers, and again after 40 questions: folder, records each time, asked."""
     out = tmp_path_factory.mktemp("resumed")
     asked: list[str] = []
-    ask = measure.ask
+    ask = _measure.ask
 
     def counted(*arguments: Any, **options: Any) -> Any:
         asked.append(arguments[2])
@@ -99,7 +99,7 @@ def resumed(lens: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         return tick
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "ask", counted)
+        patch.setattr(_measure, "ask", counted)
         path = out / "records" / "tiny.jsonl"
         return out, [measured(lens, path, until(limit)) for limit in (0, 40, 10**6, 10**6)], asked
 
@@ -120,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
 def test_two_runs_give_the_same_report_but_for_its_seconds(whole: tuple[Path, Any], resumed: tuple[Path, Any]) -> None:
     contents = []
     for out in (whole[0], resumed[0]):
-        text = report.write(out).read_text()
+        text = _report.write(out).read_text()
         numbers = json.loads((out / "report.json").read_text())
         seconds = numbers.pop("seconds")
         assert seconds["tiny/llava"]["small"]["rel-att"] > 0
@@ -134,13 +134,13 @@ def test_two_runs_give_the_same_report_but_for_its_seconds(whole: tuple[Path, An
 
 def test_a_larger_plan_contains_a_smaller_one() -> None:
     def wanted(chosen: Plan) -> set[tuple[str, str]]:
-        return {(one.example.id, name) for one in plan.asked(chosen, Layers(1)) for name in one.conditions}
+        return {(one.example.id, name) for one in _plan.asked(chosen, Layers(1)) for name in one.conditions}
 
     assert wanted(TINY) < wanted(counted(4, 3, 2, 2, 2, 2, 1, ablation_sizes=("small", "medium")))
 
 
 def test_the_human_crop_is_asked_for_where_there_is_a_box_and_tiles_where_images_are_large() -> None:
-    work = plan.asked(counted(6, 6, 2, 1, 6, 1, 1), Layers(1, 0))
+    work = _plan.asked(counted(6, 6, 2, 1, 6, 1, 1), Layers(1, 0))
     assert len({one.example.id for one in work}) == len(work)
     without = [one for one in work if one.example.box is None]
     assert without
@@ -157,10 +157,10 @@ def test_the_human_crop_is_asked_for_where_there_is_a_box_and_tiles_where_images
 
 def test_the_pocket_clip_crops_small_targets_in_small_and_large_images_and_no_other_cropper_is_asked() -> None:
     with_clip = {}
-    for one in plan.asked(counted(4, 4, 2, 2, 2, 2, 1), Layers(0)):
+    for one in _plan.asked(counted(4, 4, 2, 2, 2, 2, 1), Layers(0)):
         assert not {"yolo", "sam"} & set(one.conditions)
         if "clip" in one.conditions:
-            assert set(conditions.others()) < set(one.conditions), "not the scenes that the other recipes are asked of"
+            assert set(_conditions.others()) < set(one.conditions), "not the scenes that the other recipes are asked of"
             with_clip.setdefault((one.example.group, one.example.task), []).append(one.example.id)
     assert {group: len(found) for group, found in with_clip.items()} == {("small", "read"): 4, ("high", "read"): 2}
 
@@ -170,18 +170,18 @@ def test_the_clip_condition_crops_as_the_pocket_clip_says_whatever_the_model(
 ) -> None:
     scorer = croppers.clip_scorer(pocket.cropper_path("clip"))
     for size in ("small", "high"):
-        example = dataset.pocket("report", [size], ["read"], 1)[0]
+        example = _dataset.pocket_examples("report", [size], ["read"], 1)[0]
         record = whole[1]["answer", example.id, "clip"]
         (found,) = croppers.clip(scorer)(example.open(), example.question)
         assert record["boxes"] == [list(found.box)]
-        assert record["holds"] == found.box.holds(example.box)
+        assert record["holds"] == found.box.covers(example.box)
         assert record["cost"]["external"] == 20 * 4
         assert whole[1]["answer", example.id, "rel-att"]["cost"]["external"] == 0
 
 
 def test_layers_are_ranked_on_no_scene_that_is_asked_about() -> None:
-    asked = {one.example.image_path for one in plan.asked(TINY, Layers(0))}
-    assert asked.isdisjoint(example.image_path for example in plan.ranked(TINY))
+    asked = {one.example.image_path for one in _plan.asked(TINY, Layers(0))}
+    assert asked.isdisjoint(example.image_path for example in _plan.ranked(TINY))
 
 
 def test_a_count_scales_all_counts_and_leaves_none_out() -> None:
@@ -190,7 +190,7 @@ def test_a_count_scales_all_counts_and_leaves_none_out() -> None:
     assert some.scaled(1) == counted(1, 1, 1, 1, 1, 1, 1)
     assert counted(30, 0, 0, 0, 0, 0, 9).scaled(10) == counted(10, 0, 0, 0, 0, 0, 3)
     with pytest.raises(AttnLensError, match="at least one"):
-        plan.FULL.scaled(0)
+        _plan.FULL.scaled(0)
 
 
 @pytest.mark.parametrize(
@@ -206,22 +206,22 @@ def test_a_condition_changes_the_one_choice_that_it_names(
     lens: Any, name: str, options: dict[str, Any], criterion: str
 ) -> None:
     image, question = tiny.images("landscape", 1)[0].resize((900, 700)), "what is written on the red sign?"
-    result = attnlens.ask(lens, image, question, conditions.recipe_of(name), max_new_tokens=2)
+    result = attnlens.ask(lens, image, question, _conditions.recipe_of(name), max_new_tokens=2)
     expected = maps.relative_attention(lens.read(image), question, **options)
     np.testing.assert_array_equal(result.importance.values, expected.values)
-    found = boxes.search(expected, window=lens.spec.defaults.window, criterion=criterion)
+    found = boxes.search(expected, window=lens.adapter.defaults.window, criterion=criterion)
     assert result.boxes == [one.box for one in found if one.confident]
 
 
 def test_an_unchanged_condition_is_the_bundled_recipe() -> None:
     for name in ("none", "human", "rel-att", "pure-grad-high"):
-        assert conditions.recipe_of(name) == recipes.named(name)
+        assert _conditions.recipe_of(name) == recipes.find(name)
 
 
 def test_centre_and_random_crops_are_as_wide_as_the_window_and_inside_the_image(lens: Any) -> None:
-    examples = dataset.pocket("report", ["small"], ["read"], 20)
-    side = lens.spec.defaults.window
-    box_of = partial(conditions.box_of, lens=lens)
+    examples = _dataset.pocket_examples("report", ["small"], ["read"], 20)
+    side = lens.adapter.defaults.window
+    box_of = partial(_conditions.box_of, lens=lens)
     assert box_of("centre", example=examples[0], image_size=(1000, 800)) == Box(332, 232, 668, 568)
     random = [box_of("random", example=one, image_size=(1000, 400)) for one in examples]
     assert random == [box_of("random", example=one, image_size=(1000, 400)) for one in examples]
@@ -243,7 +243,7 @@ def test_records_of_other_weights_are_refused(whole: tuple[Path, Any]) -> None:
 
 def test_every_record_says_what_was_asked_and_what_it_cost(lens: Any, whole: tuple[Path, Any]) -> None:
     records = whole[1]
-    example = dataset.pocket("report", ["small"], ["read"], 1)[0]
+    example = _dataset.pocket_examples("report", ["small"], ["read"], 1)[0]
     result = attnlens.ask(lens, example.open(), example.question, "human", box=example.box, max_new_tokens=2)
     record = records["answer", example.id, "human"]
     assert record["answer"] == result.answer
@@ -251,7 +251,7 @@ def test_every_record_says_what_was_asked_and_what_it_cost(lens: Any, whole: tup
     assert record["boxes"] == [list(result.boxes[0])]
     assert record["holds"] is True
     assert record["cost"] == {k: v for k, v in result.cost.as_dict().items() if k != "seconds"}
-    assert np.shape(records["ratios", example.id]["ratios"]) == (1, len(lens.structure.layers))
+    assert np.shape(records["ratios", example.id]["ratios"]) == (1, len(lens._host.structure.layers))
 
 
 def answer(bin_name: str, right: bool) -> dict[str, Any]:
@@ -261,20 +261,20 @@ def answer(bin_name: str, right: bool) -> dict[str, Any]:
 def test_the_example_shown_is_the_first_small_one_that_the_crop_turns_right() -> None:
     found = {("answer", name, "none"): answer("small", right) for name, right in (("a", True), ("b", False))}
     found |= {("answer", name, "rel-att"): answer("small", True) for name in ("a", "b")}
-    assert measure.pictured(found) == "b"
-    assert measure.pictured({("answer", "a", "rel-att"): answer("small", False)}) == "a"
-    assert measure.pictured({("answer", "a", "rel-att"): answer("large", True)}) is None
+    assert _measure.pictured(found) == "b"
+    assert _measure.pictured({("answer", "a", "rel-att"): answer("small", False)}) == "a"
+    assert _measure.pictured({("answer", "a", "rel-att"): answer("large", True)}) is None
 
 
 def test_a_folder_goes_by_its_name_and_no_two_models_share_a_file(tmp_path: Path) -> None:
     for name in ("a/one", "b/one"):
         (tmp_path / name).mkdir(parents=True)
-    assert reproduce.label(str(tmp_path / "a/one")) == "one"
-    assert reproduce.record_paths(["pocket/llava"], tmp_path) == {
+    assert _reproduce.label(str(tmp_path / "a/one")) == "one"
+    assert _reproduce.record_paths(["pocket/llava"], tmp_path) == {
         "pocket/llava": tmp_path / "records" / "pocket--llava.jsonl"
     }
     with pytest.raises(AttnLensError, match="same name"):
-        reproduce.record_paths([str(tmp_path / "a/one"), str(tmp_path / "b/one")], tmp_path)
+        _reproduce.record_paths([str(tmp_path / "a/one"), str(tmp_path / "b/one")], tmp_path)
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def commands() -> typer.Typer:
 def test_an_output_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(
     commands: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce, "run", lambda *_, **__: pytest.fail("the run was started"))
+    monkeypatch.setattr(_reproduce, "run", lambda *_, **__: pytest.fail("the run was started"))
     (tmp_path / "file").touch()
     result = CliRunner().invoke(commands, [str(tmp_path / "file" / "out")])
     assert isinstance(result.exception, AttnLensError)
@@ -305,7 +305,7 @@ def test_ctrl_c_says_how_to_go_on(commands: typer.Typer, tmp_path: Path, monkeyp
         progress("pocket/llava", 3, 10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduce, "run", interrupted)
+    monkeypatch.setattr(_reproduce, "run", interrupted)
     result = CliRunner().invoke(commands, [str(tmp_path), "--model", "pocket/llava", "--quick"])
     assert result.exit_code == 130
     assert "same command goes on" in result.output
@@ -315,11 +315,11 @@ def test_the_command_measures_what_its_options_say(
     commands: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(reproduce, "run", lambda *given, **options: calls.append((*given, options["jobs"])))
-    monkeypatch.setattr(report, "write", lambda out: out / "report.md")
+    monkeypatch.setattr(_reproduce, "run", lambda *given, **options: calls.append((*given, options["jobs"])))
+    monkeypatch.setattr(_report, "write", lambda out: out / "report.md")
     options = ["--model", "a", "--model", "b", "--quick", "--count", "3", "--jobs", "1"]
     result = CliRunner().invoke(commands, [str(tmp_path), *options])
-    assert calls == [(["a", "b"], tmp_path, plan.QUICK.scaled(3), 1)]
+    assert calls == [(["a", "b"], tmp_path, _plan.QUICK.scaled(3), 1)]
     assert result.stdout.replace("\n", "") == str(tmp_path / "report.md")
 
 
@@ -335,12 +335,12 @@ def test_again_measures_another_stream_and_says_how_many_figures_hold(
         (out / "report.json").write_text(json.dumps(numbers))
         return out / "report.md"
 
-    monkeypatch.setattr(reproduce, "run", lambda *given, **options: calls.append(given[2]))
-    monkeypatch.setattr(report, "write", write)
-    out = reproduce.writable(tmp_path / "again")
+    monkeypatch.setattr(_reproduce, "run", lambda *given, **options: calls.append(given[2]))
+    monkeypatch.setattr(_report, "write", write)
+    out = _reproduce.writable(tmp_path / "again")
     result = CliRunner().invoke(commands, [str(out), "--again", str(tmp_path / "report.json")])
-    assert calls == [plan.AGAIN]
-    assert {one.example.image_path.split("/")[0] for one in plan.asked(plan.AGAIN, Layers(0))} == {"scene:again"}
+    assert calls == [_plan.AGAIN]
+    assert {one.example.image_path.split("/")[0] for one in _plan.asked(_plan.AGAIN, Layers(0))} == {"scene:again"}
     assert "3 of 3 figures (100%)" in result.stdout
     assert (out / "again.md").is_file()
 
@@ -443,7 +443,7 @@ def test_a_process_that_is_started_in_the_block_never_sees_ctrl_c() -> None:
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "os.kill(os.getpid(), signal.SIGINT)\nprint('went on')"
     )
-    with reproduce._no_interrupt():
+    with _reproduce._no_interrupt():
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert child.stdout.strip() == "went on", child.stderr
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -455,4 +455,4 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(tmp_path: P
     (tmp_path / "empty").mkdir()
     names, nothing = [str(tmp_path / "empty")], lambda *_: None
     with pytest.raises(AttnLensError, match="could not be loaded"):
-        reproduce.run(names, tmp_path / "out", TINY, version="0", jobs=1, progress=nothing)
+        _reproduce.run(names, tmp_path / "out", TINY, version="0", jobs=1, progress=nothing)

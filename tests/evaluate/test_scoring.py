@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.evaluate.scoring import Interval, bootstrap, difference, fresh, right
+from attnlens.evaluate._scoring import Interval, bootstrap, difference, fresh, is_correct
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ from attnlens.evaluate.scoring import Interval, bootstrap, difference, fresh, ri
     ],
 )
 def test_these_are_the_same_answer(answer, label):
-    assert right(answer, ["other", label])
-    assert right(label, [answer])
+    assert is_correct(answer, ["other", label])
+    assert is_correct(label, [answer])
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_these_are_the_same_answer(answer, label):
     ],
 )
 def test_these_are_not(answer, label):
-    assert not right(answer, [label])
-    assert not right(label, [answer])
+    assert not is_correct(answer, [label])
+    assert not is_correct(label, [answer])
 
 
 def test_an_empty_answer_and_an_answer_without_labels_are_wrong():
-    assert not right("", [""])
-    assert not right("5", [])
+    assert not is_correct("", [""])
+    assert not is_correct("5", [])
 
 
 def test_the_interval_is_that_of_the_normal_approximation_for_many_values():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attnlens import AttnLensError
-from attnlens.evaluate import dataset
+from attnlens.evaluate import _dataset
 from tests.fuzz.trying import amounts, damaged, on_many, outcome
 
 ENTRIES = [
@@ -51,7 +51,7 @@ def test_a_data_set_is_read_and_opens_or_one_error(tmp_path, count):
 
     def claim(data):
         path.write_bytes(data)
-        found = outcome(lambda: [example.open() for example in dataset.read(path)])
+        found = outcome(lambda: [example.open() for example in _dataset.read(path)])
         outcomes["refused" if isinstance(found, AttnLensError) else "opened"] += 1
 
     whole = json.dumps(ENTRIES).encode()

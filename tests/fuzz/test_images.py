@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attnlens import AttnLensError, frames
-from attnlens.images import FORMATS, open_image
+from attnlens._images import FORMATS, open_image
 from tests.fuzz.trying import amounts, damaged, on_many, outcome
 
 LIMIT = 4_000_000

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import strategies as st
 
 from attnlens import AttnLensError
-from attnlens.evaluate import tables
-from attnlens.evaluate.claims import claims
-from attnlens.evaluate.markdown import markdown
-from attnlens.evaluate.records import Records
+from attnlens.evaluate import _tables
+from attnlens.evaluate._claims import claims
+from attnlens.evaluate._markdown import markdown
+from attnlens.evaluate._records import Records
 from tests.fuzz.trying import amounts, damaged, on_many, outcome
 
 SETTINGS = {
@@ -49,7 +49,7 @@ def test_what_is_read_was_written(tmp_path, whole, count):
 
     def claim(data):
         path.write_bytes(data)
-        found = outcome(lambda: tables.read(tmp_path))
+        found = outcome(lambda: _tables.read(tmp_path))
         if isinstance(found, AttnLensError):
             assert "m.jsonl" in str(found) or "no records" in str(found)
             return
@@ -74,7 +74,7 @@ def test_a_file_without_checksums_gives_a_report_or_one_error(tmp_path, count):
     def claim(change):
         place, byte = change
         path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
-        numbers = outcome(lambda: tables.numbers(tables.read(tmp_path)))
+        numbers = outcome(lambda: _tables.numbers(_tables.read(tmp_path)))
         if isinstance(numbers, AttnLensError):
             assert "m.jsonl" in str(numbers)
             outcomes["error"] += 1

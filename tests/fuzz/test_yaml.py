@@ -7,8 +7,8 @@ import yaml
 from hypothesis import strategies as st
 
 from attnlens import Recipe
-from attnlens.adapters import AdapterSpec, library
-from attnlens.recipes.file import from_file
+from attnlens.adapters import AdapterSpec, _library
+from attnlens.recipes._file import from_file
 from tests.fuzz.trying import amounts, damaged, on_many, outcome
 
 ADAPTERS = [
@@ -72,7 +72,7 @@ def files_like(texts):
 
 @pytest.mark.parametrize(
     ("texts", "read", "kind"),
-    [(ADAPTERS, library.read, AdapterSpec), (RECIPES, from_file, Recipe)],
+    [(ADAPTERS, _library.read, AdapterSpec), (RECIPES, from_file, Recipe)],
     ids=["adapter", "recipe"],
 )
 @amounts(fast=60, long=2500)

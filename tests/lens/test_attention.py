@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens.attention import OPEN, ROWS, chosen, implementation
+from attnlens.lens._capture.attention import EAGER, ROWS, chosen, implementation
 from tests import tiny
 
 QUESTION = "what is it?"
@@ -89,7 +89,7 @@ def test_a_model_whose_masks_are_lost_is_refused_and_not_read_wrongly(
         update={"language_model": spec.language_model.model_copy(update={"strategy": "one_pass"})}
     )
     lens = attnlens.load(model=model, processor=processor, adapter=one_pass)
-    for site in lens.structure.attention:
+    for site in lens._host.structure.attention:
         model.get_submodule(site.path).is_causal = is_causal
     reading = lens.read(tiny.images("square", 1))
     assert reading.trace(QUESTION).attention.max() > 0
@@ -98,7 +98,7 @@ def test_a_model_whose_masks_are_lost_is_refused_and_not_read_wrongly(
         lens.read(tiny.images("square", 1)).trace(QUESTION)
 
 
-@pytest.mark.parametrize("how", [ROWS, OPEN])
+@pytest.mark.parametrize("how", [ROWS, EAGER])
 @pytest.mark.parametrize("boolean", [True, False])
 def test_keys_that_an_indexer_has_not_chosen_are_left_out(how: str, boolean: bool) -> None:
     query, key, value = inputs()
@@ -114,7 +114,7 @@ def test_keys_that_an_indexer_has_not_chosen_are_left_out(how: str, boolean: boo
     module = Attention(is_causal=True)
     found = AttentionInterface()[how](module, query, key, value, mask, scaling=0.5, indices=indices)
     torch.testing.assert_close(found[0], expected)
-    torch.testing.assert_close(found[1], weights if how == OPEN else weights[:, :, -1:])
+    torch.testing.assert_close(found[1], weights if how == EAGER else weights[:, :, -1:])
 
 
 def float16(biggest: float, noise: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +125,7 @@ def float16(biggest: float, noise: float) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-@pytest.mark.parametrize("how", [ROWS, OPEN])
+@pytest.mark.parametrize("how", [ROWS, EAGER])
 def test_scores_above_what_float16_holds_are_computed_in_float32(how: str) -> None:
     tensors = float16(300.0, 0.0)
     scores = tensors[0].double() @ tensors[1].double().transpose(2, 3)
@@ -142,7 +142,7 @@ def test_keys_that_a_float16_mask_hides_stay_hidden_from_scores_beyond_it() -> N
     tensors = float16(300.0, 0.0)
     mask = torch.zeros(1, 1, 1, 40, dtype=torch.float16)
     mask[..., 39] = torch.finfo(torch.float16).min  # as transformers' eager masks are
-    weights = AttentionInterface()[OPEN](Attention(False), *tensors, mask, scaling=0.001)[1]
+    weights = AttentionInterface()[EAGER](Attention(False), *tensors, mask, scaling=0.001)[1]
     assert not weights[..., 39].any()
 
 

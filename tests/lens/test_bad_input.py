@@ -11,8 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 import attnlens
 from attnlens.adapters import AdapterSpec
 from attnlens.errors import AttnLensError
-from attnlens.lens.saying import say
-from attnlens.lens.tracer import Site
+from attnlens.lens._capture.tracer import Site
 from attnlens.maps import relative_attention
 from tests import tiny
 
@@ -59,7 +58,7 @@ def test_a_number_of_new_tokens_that_is_none_is_refused(count: Any) -> None:
     with pytest.raises(AttnLensError, match=f"max_new_tokens is {count!r}"):
         lens.read(tiny.images("square", 1)[0]).answer(QUESTION, max_new_tokens=count)
     with pytest.raises(AttnLensError, match=f"max_new_tokens is {count!r}"):
-        say(lens, "what is it?", max_new_tokens=count)
+        lens.generate_text("what is it?", max_new_tokens=count)
 
 
 @pytest.mark.parametrize("number", ["0", None, 1.0, True, -1, 1])
@@ -163,7 +162,7 @@ def test_a_failed_trace_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPat
 
 def test_a_module_that_never_runs_is_named() -> None:
     lens = lens_of()
-    lens.structure = replace(lens.structure, attention=(Site("model.multi_modal_projector"),))
+    lens._host.structure = replace(lens._host.structure, attention=(Site("model.multi_modal_projector"),))
     with pytest.raises(AttnLensError, match="multi_modal_projector"):
         lens.read(tiny.images("square", 1)[0]).trace(QUESTION)
 

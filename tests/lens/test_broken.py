@@ -9,7 +9,7 @@ import transformers
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens.broken import KNOWN_BROKEN, broken
+from attnlens.lens._model.broken import KNOWN_BROKEN, broken
 from tests import tiny
 
 

@@ -14,8 +14,8 @@ import torch
 
 import attnlens
 from attnlens import AttnLensError, adapters
-from attnlens.conformance.report import tiny_lens
-from attnlens.lens.reading import Reading
+from attnlens.conformance._report import tiny_lens
+from attnlens.lens._reading import Reading
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -45,7 +45,7 @@ def test_a_trace_comes_back_from_file_pickle_and_copy_as_it_was(model_type: str,
             assert getattr(back, name) == getattr(trace, name)
         for one, other in zip(back.layouts, reading.layouts, strict=True):
             weights = np.random.default_rng(0).random(len(one.cells), dtype=np.float32)
-            shown = other.placed if trace.connector_attention is not None else other
+            shown = other.with_cells if trace.connector_attention is not None else other
             np.testing.assert_array_equal(one.on_grid(weights), shown.on_grid(weights))
         assert (back, hash(back)) == (trace, hash(trace))
     assert pickle.loads(pickle.dumps(reading.layouts)) == reading.layouts
@@ -77,7 +77,7 @@ def test_other_results_come_back_from_file_pickle_and_copy_as_they_were(lens: An
         with pytest.raises(AttnLensError, match=f"holds a {type(one).__name__}, not a ImportanceMap"):
             attnlens.ImportanceMap.load(tmp_path / "one.safetensors")
     result = attnlens.ask(lens, image, QUESTION)
-    answers = [reading.answer(QUESTION), result, result.cost, *result.found, *result.boxes]
+    answers = [reading.answer(QUESTION), result, result.cost, *result.regions, *result.boxes]
     for one in (*kept, *answers, result.importance, reading.grids[0]):
         assert pickle.loads(pickle.dumps(one)) == one
         assert copy.deepcopy(one) == one

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from attnlens import adapters
-from attnlens.conformance.report import sample_images, tiny_lens
-from attnlens.lens import attention
-from attnlens.lens.lens import Lens
+from attnlens.conformance._report import sample_images, tiny_lens
+from attnlens.lens._capture import attention
+from attnlens.lens._lens import Lens
 
 QUESTION = "What is written on the red sign?"
 SOFTCAP = 0.7  # far below the scores of a tiny model, so that it changes every row
@@ -50,7 +50,7 @@ def full_pass(lens: Lens) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """(weights [1, heads, queries, keys] of each layer, their gradients, logits), from transformers alone."""
     reading = lens.read(sample_images()[0])
     lens.model.set_attn_implementation("eager")
-    output = lens.model(**lens.inputs(reading.prompt(QUESTION)), output_attentions=True)
+    output = lens.model(**lens._host.inputs(reading._prompt(QUESTION)), output_attentions=True)
     log_prob = output.logits[0, -1].float().log_softmax(-1).max()
     gradients = torch.autograd.grad(log_prob, output.attentions)
     return [weights.detach() for weights in output.attentions], list(gradients), output.logits.detach()
@@ -81,7 +81,7 @@ def test_rows_and_gradients_are_those_of_one_full_eager_pass(make, chunk, monkey
     reading = lens.read(sample_images()[0])
     trace = reading.trace(QUESTION, gradients=True)
     weights, gradients, logits = full_pass(lens)
-    columns = reading.columns(reading.prompt(QUESTION))
+    columns = reading._columns(reading._prompt(QUESTION))
     rows = torch.stack([layer[0, :, -1, columns] for layer in weights]).numpy()
     row_gradients = torch.stack([layer[0, :, -1, columns] for layer in gradients]).numpy()
     assert np.abs(row_gradients).max() > 0
@@ -96,7 +96,7 @@ def test_rows_of_words_are_those_of_one_full_eager_pass(make, monkeypatch):
     lens = make()
     reading = lens.read(sample_images()[0])
     found = reading.word_attention(QUESTION, "red sign")
-    columns = reading.columns(reading.prompt(QUESTION))
+    columns = reading._columns(reading._prompt(QUESTION))
     for layer, got in zip(full_pass(lens)[0], found.attention, strict=True):
         assert np.abs(got - layer[0][:, list(found.words)][..., columns].numpy()).max() <= ROUNDING
 
@@ -116,11 +116,11 @@ def test_eager_code_gets_a_chunk_of_queries_at_a_time_and_the_last_by_itself(mak
     monkeypatch.setattr(attention, "_CHUNK", CHUNK)
     lens = make()
     reading = lens.read(sample_images()[0])
-    sites = lens.structure.attention
+    sites = lens._host.structure.attention
     with spied(lens.model.get_submodule(sites[0].path)) as given:
         reading.trace(QUESTION, gradients=gradients)
     assert max(given) == CHUNK
-    others = reading.prompt(QUESTION).length - 1
+    others = reading._prompt(QUESTION).length - 1
     again = len(sites) - 1 if gradients else 0  # on the way back, down to the rows of the lowest layer, once more
     assert given.count(CHUNK) == (len(sites) + again) * (others // CHUNK)
     assert sum(given) == len(sites) * (others + 1) + again * others
@@ -130,7 +130,7 @@ def test_the_graph_keeps_one_row_of_weights_a_layer(monkeypatch):
     monkeypatch.setattr(attention, "_CHUNK", CHUNK)
     lens = soft_capped()
     reading = lens.read(sample_images()[0])
-    keys = reading.prompt(QUESTION).length
+    keys = reading._prompt(QUESTION).length
     kept = []
 
     def pack(tensor: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from attnlens import adapters
-from attnlens.conformance.report import tiny_lens
-from attnlens.conformance.types import question_answerers
+from attnlens.conformance._report import tiny_lens
+from attnlens.conformance._types import question_answerers
 from attnlens.errors import AttnLensError
-from attnlens.lens.broken import broken
-from attnlens.lens.checkpoint import check_config, load_weights
+from attnlens.lens._checkpoint.folder import check_config, load_weights
+from attnlens.lens._model.broken import broken
 
 NEED_TIMM = ("fast_vlm", "gemma3n")
 LOST = ("shieldgemma2",)

@@ -14,7 +14,7 @@ from torch import nn
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens.exclusive import exclusive
+from attnlens.lens._model.exclusive import exclusive
 from attnlens.maps import relative_attention
 from tests import tiny
 from tests.lens import reference

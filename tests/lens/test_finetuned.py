@@ -70,7 +70,7 @@ def test_the_adapters_folder_may_bring_a_processor_and_an_attnlens_yaml(peft: An
     (tmp_path / "adapter" / "attnlens.yaml").write_text("model_types: [llava]\ngrid: {kind: square}\n")
     lens = attnlens.load(tmp_path / "adapter")
     assert lens.processor.image_processor.crop_size["height"] == 70
-    assert lens.spec.name == "attnlens"
+    assert lens.adapter.name == "attnlens"
 
 
 def test_an_adapter_that_lacks_weights_or_has_others_is_refused_by_name(peft: Any, tmp_path: Path) -> None:

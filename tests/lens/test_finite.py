@@ -24,7 +24,7 @@ ASKS: dict[str, Callable[[Any], Any]] = {
     "entropy": lambda reading: reading.embedding_gradient(QUESTION),
     "pixels": lambda reading: reading.pixel_gradient(QUESTION),
     "crop": lambda reading: reading.zoom((5, 5, 60, 60)).answer(QUESTION, 2),
-    "together": lambda reading: reading.lens.next_tokens([IMAGE], QUESTION),
+    "together": lambda reading: reading.next_tokens([IMAGE], QUESTION),
 }
 
 

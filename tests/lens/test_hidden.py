@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import attnlens
 from attnlens import adapters
-from attnlens.conformance.report import sample_images, tiny_lens
+from attnlens.conformance._report import sample_images, tiny_lens
 from attnlens.errors import AttnLensError
-from attnlens.lens import hidden
+from attnlens.lens._capture import hidden_states
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -36,23 +36,23 @@ def test_sinks_are_as_defined_on_random_states(seed, tau, share):
     states = torch.randn(12, 24, generator=random)
     states[torch.rand(12, generator=random) < share, 5] *= 30
     states[torch.rand(12, generator=random) < share / 2, 17] *= -30
-    assert hidden.are_sinks(states, tau).tolist() == plain_sinks(states.tolist(), tau)
+    assert hidden_states.are_sinks(states, tau).tolist() == plain_sinks(states.tolist(), tau)
 
 
 def test_only_the_dimensions_of_the_first_token_count():
     states = torch.ones(4, 500)
     states[0, 7] = states[1, 7] = -3e3
     states[2, 8] = 3e3  # as massive, elsewhere
-    assert hidden.are_sinks(states).tolist() == [True, True, False, False]
+    assert hidden_states.are_sinks(states).tolist() == [True, True, False, False]
     states[0] = 1
-    assert not hidden.are_sinks(states).any()
+    assert not hidden_states.are_sinks(states).any()
 
 
 def test_a_narrow_model_has_no_sinks_at_the_paper_s_threshold():
     states = torch.zeros(2, 399)
     states[:, 0] = 1e6
-    assert not hidden.are_sinks(states).any()
-    assert hidden.are_sinks(torch.cat([states, torch.zeros(2, 2)], dim=1)).all()
+    assert not hidden_states.are_sinks(states).any()
+    assert hidden_states.are_sinks(torch.cat([states, torch.zeros(2, 2)], dim=1)).all()
 
 
 def test_a_token_that_cannot_come_leaves_the_entropy_and_its_gradient_as_they_are():
@@ -61,7 +61,7 @@ def test_a_token_that_cannot_come_leaves_the_entropy_and_its_gradient_as_they_ar
     found = []
     for one in (logits, barred):
         leaf = one.clone().requires_grad_()
-        entropy = hidden._entropy(leaf)
+        entropy = hidden_states._entropy(leaf)
         found.append((float(entropy.detach()), torch.autograd.grad(entropy, leaf)[0]))
     p = [math.exp(x) for x in logits.tolist()]
     assert found[0][0] == pytest.approx(-sum(x / sum(p) * math.log(x / sum(p)) for x in p), rel=1e-5)
@@ -123,12 +123,12 @@ def _tensor(out):
 def test_an_attention_module_outside_any_list_of_layers_is_refused():
     lens = tiny_lens("llava", adapters.find("llava"))
     with pytest.raises(AttnLensError, match="No list of layers lies on the path 'model.vision_tower'"):
-        hidden._layer_of(lens.model, "model.vision_tower")
+        hidden_states._layer_of(lens.model, "model.vision_tower")
 
 
 def test_states_in_which_no_axis_is_the_prompt_s_are_refused():
     with pytest.raises(AttnLensError, match=r"shape \(1, 7, 16\), and the prompt has 9 tokens"):
-        hidden._by_token(torch.zeros(1, 7, 16), 9)
+        hidden_states._by_token(torch.zeros(1, 7, 16), 9)
 
 
 @pytest.mark.parametrize("model_type", ["mllama", "idefics"])

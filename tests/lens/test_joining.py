@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from attnlens import adapters
-from attnlens.conformance.tiny import tiny_config
-from attnlens.conformance.tiny_images import tiny_image_processor
-from attnlens.lens.joining import joined
+from attnlens.conformance._tiny.image_processor import tiny_image_processor
+from attnlens.conformance._tiny.model import tiny_config
+from attnlens.lens._inputs.batching import concat_images
 
 WIDE, TALL, SMALL = (173, 97), (91, 160), (40, 30)
 TYPES = [
@@ -34,7 +34,7 @@ def test_images_joined_are_images_processed_together(model_type: str, sizes: tup
     random = np.random.default_rng(0)
     images = [Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
     together = dict(processor(images, return_tensors="pt"))
-    found = joined([dict(processor([image], return_tensors="pt")) for image in images], spec.prompt)
+    found = concat_images([dict(processor([image], return_tensors="pt")) for image in images], spec.prompt)
     assert found.keys() == together.keys()
     for key, value in together.items():
         assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else list(found[key]) == list(value)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import attnlens
 from attnlens import adapters
-from attnlens.adapters.library import CONFIG_KEY, from_config
+from attnlens._upstream import attention_implementation
+from attnlens.adapters._library import CONFIG_KEY, from_config
 from attnlens.errors import AttnLensError
-from attnlens.upstream import attention_implementation
 from tests import tiny
 
 OWN = "model_types: [llava]\ngrid: {kind: square}\ndefaults: {layer: 1, window: 50}\n"
@@ -27,24 +27,24 @@ OWN = "model_types: [llava]\ngrid: {kind: square}\ndefaults: {layer: 1, window: 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_folder_is_loaded_with_the_adapter_for_its_model_type(family: tiny.Family, tmp_path: Path) -> None:
     lens = attnlens.load(tiny.save(family, tmp_path))
-    assert lens.spec.name == family
+    assert lens.adapter.name == family
     assert lens.read(tiny.images("square", 1)[0]).answer("what is it?", 2).text is not None
 
 
 def test_a_folder_may_bring_its_own_adapter_and_an_explicit_one_beats_it(tmp_path: Path) -> None:
     folder = tiny.save("llava", tmp_path)
     (folder / "attnlens.yaml").write_text(OWN)
-    assert attnlens.load(folder).spec.defaults.window == 50
-    assert attnlens.load(folder, adapter="llava").spec.defaults.window == 336
+    assert attnlens.load(folder).adapter.defaults.window == 50
+    assert attnlens.load(folder, adapter="llava").adapter.defaults.window == 336
 
 
 def test_the_default_layer_is_scaled_to_the_models_depth() -> None:
     model, processor = tiny.build("llava", layers=16)
     lens = attnlens.load(model=model, processor=processor)
-    assert (lens.spec.defaults.layer, lens.spec.defaults.layers) == (14, 32)
-    assert lens.structure.layers[lens.layer()] == 7
-    assert lens.layer("mean") is None
-    assert lens.structure.layers[lens.layer(3)] == 3
+    assert (lens.adapter.defaults.layer, lens.adapter.defaults.layers) == (14, 32)
+    assert lens._host.structure.layers[lens.layer_index()] == 7
+    assert lens.layer_index("mean") is None
+    assert lens._host.structure.layers[lens.layer_index(3)] == 3
 
 
 def test_the_dtype_is_the_one_asked_for(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused_by_their_names(tmp_path: Pat
 def test_missing_weights_are_a_warning_where_the_user_says_so(tmp_path: Path, caplog: Any) -> None:
     folder = tiny.save("llava", tmp_path)
     rewritten(folder, lambda tensors: tensors.pop(on_disk(folder, LACKING)))
-    assert attnlens.load(folder, allow_missing_weights=True).spec.name == "llava"
+    assert attnlens.load(folder, allow_missing_weights=True).adapter.name == "llava"
     assert LACKING in caplog.text
 
 
@@ -123,7 +123,7 @@ def test_a_weight_of_another_shape_is_refused_by_its_name_and_both_shapes(tmp_pa
     rewritten(folder, lambda tensors: tensors.update({name: torch.zeros(3, 5)}))
     with pytest.raises(AttnLensError, match=rf"{re.escape(LACKING)} \(3, 5\), not \(32, 32\)"):
         attnlens.load(folder)
-    assert attnlens.load(folder, ignore_mismatched_sizes=True).spec.name == "llava"
+    assert attnlens.load(folder, ignore_mismatched_sizes=True).adapter.name == "llava"
     assert LACKING in caplog.text
 
 
@@ -140,7 +140,7 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 1
-    assert attnlens.load(tmp_path).spec.name == "llava"
+    assert attnlens.load(tmp_path).adapter.name == "llava"
     shards[0].unlink()
     with pytest.raises(AttnLensError, match=shards[0].name):
         attnlens.load(tmp_path)
@@ -165,9 +165,9 @@ def test_a_saved_model_keeps_what_its_folders_own_adapter_said(tmp_path: Path) -
     lens.model.save_pretrained(tmp_path / "second")
     lens.processor.save_pretrained(tmp_path / "second")
     again = attnlens.load(tmp_path / "second")
-    assert (again.spec.defaults, again.spec.grid) == (lens.spec.defaults, lens.spec.grid)
-    assert attnlens.load(model=lens.model, processor=lens.processor).spec.defaults == lens.spec.defaults
-    assert attnlens.load(tmp_path / "second", adapter="llava").spec.defaults.window == 336
+    assert (again.adapter.defaults, again.adapter.grid) == (lens.adapter.defaults, lens.adapter.grid)
+    assert attnlens.load(model=lens.model, processor=lens.processor).adapter.defaults == lens.adapter.defaults
+    assert attnlens.load(tmp_path / "second", adapter="llava").adapter.defaults.window == 336
 
 
 @pytest.mark.parametrize("name", attnlens.pocket.names())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attnlens.errors import AttnLensError
-from attnlens.lens.multihead import opened
+from attnlens.lens._capture.multihead import with_weights
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 4, 7, 12, 2
 
@@ -54,7 +54,7 @@ def test_the_output_is_torch_s_and_its_averaged_weights_are_the_mean_of_the_head
     module, given = made(bias=bias, batch_first=batch_first), states(batch_first)
     expected, averaged = module(*given, **masks)
     _, each = module(*given, **masks, average_attn_weights=False)
-    with opened([module]):
+    with with_weights([module]):
         output, weights = module(*given, **masks)
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(weights, each)
@@ -69,7 +69,7 @@ def test_the_output_is_torch_s_and_its_averaged_weights_are_the_mean_of_the_head
 def test_the_gradient_of_the_weights_foretells_what_other_weights_would_put_out(frozen: bool) -> None:
     module, (query, key, value) = made().requires_grad_(not frozen), states()
     direction = torch.randn(BATCH, QUERIES, WIDTH).double()
-    with opened([module]):
+    with with_weights([module]):
         output, weights = module(query, key, value)
         (gradient,) = torch.autograd.grad((output * direction).sum(), [weights])
     change = torch.randn_like(weights)
@@ -81,12 +81,12 @@ def test_the_gradient_of_the_weights_foretells_what_other_weights_would_put_out(
 
 def test_without_gradients_the_weights_carry_no_graph_and_other_modules_stay_as_they_are() -> None:
     module, other = made(), made()
-    with opened([module, nn.Linear(2, 2)]), torch.no_grad():
+    with with_weights([module, nn.Linear(2, 2)]), torch.no_grad():
         assert not module(*states())[1].requires_grad
         assert other(*states())[1].shape == (BATCH, QUERIES, KEYS)
 
 
 @pytest.mark.parametrize("settings", [{"kdim": 5}, {"add_bias_kv": True}, {"add_zero_attn": True}])
 def test_a_module_that_adds_keys_or_has_other_widths_is_reported(settings: dict[str, Any]) -> None:
-    with pytest.raises(AttnLensError, match="one width and it adds no keys"), opened([made(**settings)]):
+    with pytest.raises(AttnLensError, match="one width and it adds no keys"), with_weights([made(**settings)]):
         pass

@@ -15,7 +15,7 @@ from transformers.utils import is_torchvision_available
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens import processors
+from attnlens.lens._checkpoint import processors
 from tests import tiny
 
 PROMPTS = {
@@ -88,7 +88,7 @@ def test_a_template_that_writes_the_first_token_itself_is_given_no_second_one() 
     expected = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"][0]
-    ids = attnlens.load(model=model, processor=processor).read(image).prompt(text).ids[0].tolist()
+    ids = attnlens.load(model=model, processor=processor).read(image)._prompt(text).ids[0].tolist()
     assert ids == expected
     assert ids.count(processor.tokenizer.bos_token_id) == 1
 

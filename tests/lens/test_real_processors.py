@@ -19,8 +19,8 @@ from transformers.utils import is_torchvision_available
 
 import attnlens
 from attnlens import adapters
-from attnlens.conformance.report import tiny_lens
-from attnlens.conformance.tiny import tiny_config, tiny_image_processor, tiny_model
+from attnlens.conformance._report import tiny_lens
+from attnlens.conformance._tiny.model import tiny_config, tiny_image_processor, tiny_model
 from attnlens.errors import AttnLensError
 from tests import tiny
 
@@ -288,7 +288,7 @@ def test_a_processor_that_fails_on_its_own_image_processors_output_is_reported()
     model, processor, _ = put_together("fuyu", "FuyuImageProcessorPil")
     lens = attnlens.load(model=model, processor=processor)
     with pytest.raises(AttnLensError, match=r"FuyuProcessor fails .*transpose.*install the torchvision"):
-        lens.read(tiny.images("landscape", 1)).prompt(QUESTION)
+        lens.read(tiny.images("landscape", 1))._prompt(QUESTION)
 
 
 @pytest.mark.skipif(not is_torchvision_available(), reason="FuyuProcessor fails without torchvision")
@@ -328,8 +328,8 @@ def test_a_size_that_the_processor_is_called_with_counts_as_the_image_processor_
     image = tiny.images("landscape", 1)[0]
     lens = attnlens.load("pocket/llava")
     side = lens.processor.image_processor.crop_size["height"]
-    spec = lens.spec.model_copy(
-        update={"prompt": lens.spec.prompt.model_copy(update={"arguments": {"size": 2 * side, "crop_size": side}})}
+    spec = lens.adapter.model_copy(
+        update={"prompt": lens.adapter.prompt.model_copy(update={"arguments": {"size": 2 * side, "crop_size": side}})}
     )
     called = attnlens.load(model=lens.model, processor=lens.processor, adapter=spec).read(image)
     assert called.grids != lens.read(image).grids

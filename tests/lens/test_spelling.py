@@ -6,7 +6,7 @@ import pytest
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens.spelling import words_in
+from attnlens.lens._inputs.token_positions import find_text
 from tests import tiny
 
 LOWER = ["pocket/llava", "pocket/qwen2_5_vl"]  # whose tokenizers lower the case and set every mark and digit apart
@@ -21,11 +21,11 @@ def readings():
 
 def found(reading, question, target):
     """The text of the tokens found, and how many like the last of them stand before it."""
-    prompt = reading.prompt(question)
-    at = words_in(prompt, reading.lens.tokenizer, target)
+    prompt = reading._prompt(question)
+    at = find_text(prompt, reading.tokenizer, target)
     assert at == tuple(range(at[0], at[-1] + 1))
     ids = prompt.ids[0].tolist()
-    return reading.lens.tokenizer.decode([ids[one] for one in at]), ids[: at[-1]].count(ids[at[-1]])
+    return reading.tokenizer.decode([ids[one] for one in at]), ids[: at[-1]].count(ids[at[-1]])
 
 
 @pytest.mark.parametrize("name", LOWER)

@@ -13,7 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.lens import templates
+from attnlens.lens._inputs import templates
 from tests import tiny
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is <it> & 5?"}]}]

@@ -7,5 +7,5 @@ import sys
 
 
 def test_loading_attnlens_puts_no_attribute_on_every_python_object() -> None:
-    program = "import attnlens.lens.tracer, sys; sys.exit(hasattr(object, 'save') or hasattr(1, 'save'))"
+    program = "import attnlens.lens._capture.tracer, sys; sys.exit(hasattr(object, 'save') or hasattr(1, 'save'))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -35,7 +35,7 @@ def lens():
 
 @pytest.fixture(scope="module")
 def scene():
-    return scenes.sized(3, "small", split="validation", task="read")
+    return scenes.scene_in_bin(3, "small", split="validation", task="read")
 
 
 def test_a_product_is_what_the_maps_agree_on():

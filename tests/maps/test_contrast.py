@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import attnlens
 from attnlens import maps
-from attnlens.conformance.report import sample_images
+from attnlens.conformance._report import sample_images
 from attnlens.errors import AttnLensError
-from attnlens.maps.contrast import strongest
+from attnlens.maps._contrast import strongest
 from attnlens.pocket import scenes
 from tests import tiny
 from tests.lens.reference import reference
@@ -105,7 +105,7 @@ def test_a_trained_model_s_contrast_stands_out_on_the_target():
     lens = attnlens.load("pocket/llava")
     ratios = []
     for seed in range(6):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         ratios.append(maps.query_contrast(lens.read(scene.image), scene.question).attention_ratio(scene.box))
     assert np.median(ratios) > 5
 

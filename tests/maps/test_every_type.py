@@ -5,12 +5,12 @@ import pytest
 
 import attnlens
 from attnlens import adapters, maps
-from attnlens.conformance.report import sample_images, tiny_lens
-from attnlens.conformance.types import question_answerers
-from attnlens.lens.broken import broken
+from attnlens.conformance._report import sample_images, tiny_lens
+from attnlens.conformance._types import question_answerers
+from attnlens.lens._model.broken import broken
 
 QUESTION = "What is written on the red sign?"
-CODES = {"chameleon", "emu3"}  # no gradient reaches the pixels
+CODES = {"apertus1p5", "chameleon", "emu3"}  # no gradient reaches the pixels
 TYPES = [kind for kind in question_answerers() if not broken(kind)]
 SOME = ["llava", "llava_next", "idefics2", "mllama", "qwen3_5", "minicpmv4_6"]
 

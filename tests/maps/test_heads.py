@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import attnlens
 from attnlens import maps
 from attnlens.errors import AttnLensError
-from attnlens.maps.heads import Head, by_focus, focused, spatial_entropy
+from attnlens.maps._heads import Head, focused, rank_heads, spatial_entropy
 from attnlens.pocket import scenes
 from tests import tiny
 from tests.lens.reference import reference
@@ -75,7 +75,7 @@ def test_heads_above_the_elbow_come_by_entropy_then_by_attention(seed, layers, h
     entropies = random.integers(0, 3, (layers, heads)).astype(float)
     numbers = [3 * layer + 1 for layer in range(layers)]
     expected = sorted((entropies[at], -sums[at], (numbers[at[0]], at[1])) for at in above(sums))
-    found = by_focus(numbers, sums, entropies)
+    found = rank_heads(numbers, sums, entropies)
     assert [one.head for one in found] == [head for _, _, head in expected]
     assert [one.entropy for one in found] == [entropy for entropy, _, _ in expected]
 
@@ -140,7 +140,7 @@ def test_a_trained_model_s_focused_heads_look_at_the_target():
     lens = attnlens.load("pocket/llava")
     ratios = []
     for seed in range(6):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         ratios.append(maps.head_attention(lens.read(scene.image), scene.question).attention_ratio(scene.box))
     assert np.median(ratios) > 5
 

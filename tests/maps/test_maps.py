@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.ndimage import median_filter
 
 import attnlens
-from attnlens import maps
+from attnlens import adapters, maps
+from attnlens.conformance._report import sample_images, tiny_lens
+from attnlens.conformance._types import image_text_types
 from attnlens.errors import AttnLensError
 from tests import tiny
 
@@ -183,3 +185,13 @@ def test_maps_of_the_second_of_two_images_lie_in_that_image() -> None:
 def test_an_option_that_does_not_exist_is_named(image: Image.Image, options: dict[str, Any], message: str) -> None:
     with pytest.raises(AttnLensError, match=message):
         maps.relative_attention(lens_of("instructblip").read(image), QUESTION, **options)
+
+
+@pytest.mark.skipif("glm5_next" not in image_text_types(), reason="this transformers does not have it")
+def test_a_generic_question_that_looks_at_no_image_token_is_refused():
+    """A sparse model takes the keys that suit a question; of few, none is an image token for the generic one."""
+    spec = adapters.for_model_type("glm5_next")
+    few = spec.tiny.model_copy(update={"config": {"text_config": {"index_topk": 32}}})
+    reading = tiny_lens("glm5_next", spec.model_copy(update={"tiny": few})).read(sample_images()[0])
+    with pytest.raises(AttnLensError, match="draws no attention to the image"):
+        maps.relative_attention(reading, "What is written on the red sign?")

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 import attnlens
 from attnlens import Grid, adapters, maps
-from attnlens.conformance.report import sample_images, tiny_lens
-from attnlens.conformance.types import question_answerers
+from attnlens.conformance._report import sample_images, tiny_lens
+from attnlens.conformance._types import question_answerers
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import Layout, View
-from attnlens.maps.sinks import left_on_grid, marked, masked
+from attnlens.lens._layouts import Layout, View
+from attnlens.lens._model.broken import broken
+from attnlens.maps._rollout import left_on_grid, masked
 from tests import tiny
 from tests.lens.reference import prompt
 
@@ -32,7 +33,8 @@ SINK, LATER, DECOY = 5, 20, 30
 """Image tokens: a sink at every layer, one from layer 2 on, and one that is massive where the first token is not."""
 
 CROSSING = {"mllama", "idefics"}  # whose image tokens have no state
-TYPES = [kind for kind in question_answerers() if kind not in CROSSING]
+TYPES = [kind for kind in question_answerers() if kind not in CROSSING and not broken(kind)]
+LAST_RUNS = {"inkling2_loop": (0, 1, 6, 7)}  # layers 1 and 2 run three times, each time from the same state on
 DEEPSTACK = {"cohere_compass", "cosmos3_omni", "granite4_vision", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe"}
 """Where visual features are added between layers, transformers records states without them."""
 SOME = {"llava", "gemma3", "vipllava", "paligemma", "internvl", "mistral_large4", "lfm2_vl", "instructblip", "gemma3n"}
@@ -143,13 +145,13 @@ def test_sinks_are_those_of_the_hidden_states_of(model_type, tau):
     """Random models have no massive dimensions: a low threshold stands in for them."""
     lens = tiny_lens(model_type, adapters.for_model_type(model_type))
     reading = lens.read(sample_images()[0])
-    seen = reading.prompt(QUESTION)
+    seen = reading._prompt(QUESTION)
     with torch.no_grad():
-        out = lens.model(**reading.lens.inputs(seen), output_hidden_states=True, use_cache=False)
+        out = lens.model(**reading._host.inputs(seen), output_hidden_states=True, use_cache=False)
     recorded = (getattr(out, "language_model_outputs", None) or out).hidden_states
     expected = []
-    for layer in lens.structure.layers[: 1 if model_type in DEEPSTACK else None]:
-        states = recorded[layer].double()
+    for layer in lens._host.structure.layers[: 1 if model_type in DEEPSTACK else None]:
+        states = recorded[LAST_RUNS.get(model_type, range(len(recorded)))[layer]].double()
         if states.shape[1] != seen.length:  # streams come first
             states = states.transpose(0, 2)
         states = states.reshape(seen.length, -1)
@@ -179,7 +181,7 @@ def test_another_threshold_finds_others():
 
 def test_images_before_every_question_are_looked_at_once():
     reading = reading_of(planted())
-    meter = reading.lens.meter
+    meter = reading.meter
     before = meter.now()
     first = reading.sinks(QUESTION)
     assert ((meter.now() - before).forwards, (meter.now() - before).prefills) == (1, 1)
@@ -189,7 +191,7 @@ def test_images_before_every_question_are_looked_at_once():
 
 def test_image_tokens_that_read_the_question_are_looked_at_for_each():
     reading = reading_of(planted_queries())
-    meter = reading.lens.meter
+    meter = reading.meter
     before = meter.now()
     for question in (QUESTION, OTHER, QUESTION):
         assert reading.sinks(question).tolist() == plain_sinks(forward(planted_queries(), question)).tolist()
@@ -247,11 +249,11 @@ def test_behind_a_connector_queries_are_masked_before_they_are_carried_to_patche
 def test_kept_sinks_cost_no_pass(make):
     reading = reading_of(planted())
     plain = make(reading, QUESTION)
-    before = reading.lens.meter.now()
+    before = reading.meter.now()
     assert np.array_equal(make(reading, QUESTION, sinks="keep").values, plain.values)
-    assert (reading.lens.meter.now() - before).forwards == 0
+    assert (reading.meter.now() - before).forwards == 0
     make(reading, QUESTION, sinks="mask")
-    assert (reading.lens.meter.now() - before).forwards == 1
+    assert (reading.meter.now() - before).forwards == 1
 
 
 @pytest.mark.parametrize("make", [maps.relative_attention, maps.gradient_attention])
@@ -267,7 +269,7 @@ def test_what_sinks_may_be_is_named():
 
 
 def test_nothing_is_marked_where_sinks_are_kept():
-    marks = marked(reading_of(tiny.build("llava")), QUESTION, "keep", (3, 36))
+    marks = reading_of(tiny.build("llava")).image_trace(QUESTION, layer="mean").sinks
     assert marks.shape == (3, 36)
     assert not marks.any()
 
@@ -277,14 +279,14 @@ def test_nothing_is_marked_where_sinks_are_kept():
 def test_masked_values_are_the_least_of_the_others_of_their_row(seed, tokens, heads):
     random = np.random.default_rng(seed)
     values = random.normal(size=(3, 4, tokens)).astype(np.float32)
-    marks = random.random((3, 1, tokens) if heads else tokens) < 0.4
-    marks[..., random.integers(tokens)] = False
+    marks = random.random((3, tokens)) < 0.4
+    marks[:, random.integers(tokens)] = False
+    values = values if heads else values[:, :1]
     before = values.copy()
     found = masked(values, marks)
     for layer in range(3):
-        for head in range(4):
-            row = marks[layer, 0] if heads else marks
-            assert np.array_equal(found[layer, head], plain_masked(values[layer, head], row))
+        for head in range(values.shape[1]):
+            assert np.array_equal(found[layer, head], plain_masked(values[layer, head], marks[layer]))
     assert found.dtype == np.float32
     assert np.array_equal(values, before)
 

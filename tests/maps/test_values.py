@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import attnlens
 from attnlens import adapters, maps
-from attnlens.conformance.report import sample_images, tiny_lens
+from attnlens._upstream import cache_name
+from attnlens.conformance._report import sample_images, tiny_lens
 from attnlens.errors import AttnLensError
-from attnlens.maps.values import EXISTENCE, relevance
-from attnlens.upstream import cache_name
+from attnlens.maps._values import EXISTENCE, relevance
 from tests import tiny
 
 QUESTION = "Is there a red sign in the image?"
@@ -163,7 +163,7 @@ def test_positions_that_the_cache_does_not_hold_are_said(reading, words):
 def test_without_a_target_the_whole_question_is_it_whatever_the_tokenizer_makes_of_it(name, question):
     lens = attnlens.load(name)
     reading = lens.read(sample_images()[0])
-    ids = reading.prompt(question).ids[0].tolist()
+    ids = reading._prompt(question).ids[0].tolist()
     asked = lens.tokenizer.encode(question, add_special_tokens=False)
     (start,) = (at for at in range(len(ids)) if ids[at : at + len(asked)] == asked)
     seen = reading.value_similarity(question, range(start, start + len(asked)))

@@ -16,13 +16,13 @@ from scipy.ndimage import gaussian_filter
 
 import attnlens
 from attnlens import adapters, maps
-from attnlens.adapters.schema import AdapterSpec
-from attnlens.conformance.report import sample_images, tiny_lens
-from attnlens.conformance.types import question_answerers
+from attnlens.adapters._schema import AdapterSpec
+from attnlens.conformance._report import sample_images, tiny_lens
+from attnlens.conformance._types import question_answerers
 from attnlens.errors import AttnLensError
-from attnlens.lens.attention import implementation
-from attnlens.lens.broken import broken
-from attnlens.maps.words import decoupled
+from attnlens.lens._capture.attention import implementation
+from attnlens.lens._model.broken import broken
+from attnlens.maps._words import decoupled
 from attnlens.pocket import scenes
 from tests import tiny
 
@@ -53,19 +53,19 @@ def changed(model_type: str, **parts: dict[str, Any]) -> AdapterSpec:
 
 def full_rows(reading: Any, words: tuple[int, ...]) -> np.ndarray:
     """[layers, heads, words, image_tokens], from every matrix of one eager pass over the whole prompt."""
-    lens, seen, prompt = reading.lens, {}, reading.prompt(QUESTION)
+    lens, seen, prompt = reading, {}, reading._prompt(QUESTION)
 
     def keep(site: Any) -> Any:
         return lambda _, __, output: seen.update({site: output[site.output]})
 
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(implementation([lens.model], "eager"))
-        for site in lens.structure.attention:
+        for site in lens._host.structure.attention:
             handle = lens.model.get_submodule(site.path).register_forward_hook(keep(site))
             stack.callback(handle.remove)
-        lens.model(**reading.lens.inputs(prompt), output_attentions=True)
-    columns = reading.columns(prompt)
-    rows = [seen[site][0][:, list(words)][..., columns].float().numpy() for site in lens.structure.attention]
+        lens.model(**reading._host.inputs(prompt), output_attentions=True)
+    columns = reading._columns(prompt)
+    rows = [seen[site][0][:, list(words)][..., columns].float().numpy() for site in lens._host.structure.attention]
     heads = math.lcm(*map(len, rows))
     return np.stack([row.repeat(heads // len(row), axis=0) for row in rows])
 
@@ -84,7 +84,7 @@ def assert_exact(reading: Any) -> None:
 )
 def test_rows_of_words_equal_those_of_a_full_eager_pass(model_type):
     lens = tiny_lens(model_type, adapters.for_model_type(model_type))
-    assert SOME.get(model_type, lens.structure.strategy) == lens.structure.strategy
+    assert SOME.get(model_type, lens._host.structure.strategy) == lens._host.structure.strategy
     first, second = sample_images()
     assert_exact(lens.read(first))
     asked = lens.read([first, second])
@@ -97,9 +97,9 @@ def test_rows_of_words_equal_those_that_transformers_hands_out(family):
     model, processor = tiny.build(family)
     lens = attnlens.load(model=model, processor=processor, adapter=family)
     reading = lens.read(tiny.images("landscape", 1)).zoom((10, 10, 80, 70))
-    words = reading.prompt(QUESTION).length - np.array([9, 4, 6, 4])  # in any order, one twice
+    words = reading._prompt(QUESTION).length - np.array([9, 4, 6, 4])  # in any order, one twice
     found = reading.word_attention(QUESTION, words.tolist())
-    inputs = reading.lens.inputs(reading.prompt(QUESTION))
+    inputs = reading._host.inputs(reading._prompt(QUESTION))
     model.set_attn_implementation("eager")
     with torch.no_grad():
         out = model(**inputs, output_attentions=True)
@@ -131,7 +131,7 @@ def test_the_connector_s_attention_is_that_of_the_trace():
 def test_only_the_rows_asked_for_are_computed_in_the_open(model_type, monkeypatch):
     lens = tiny_lens(model_type, adapters.for_model_type(model_type))
     reading = lens.read(sample_images()[0])
-    module = lens.model.get_submodule(lens.structure.attention[0].path)
+    module = lens.model.get_submodule(lens._host.structure.attention[0].path)
     code = type(module).__module__
     plain, rows = vars(__import__("sys").modules[code])["eager_attention_forward"], []
 
@@ -153,7 +153,7 @@ def test_one_short_pass_gives_them_where_the_images_are_read_already(model_type,
     before = lens.meter.now()
     reading.word_attention(QUESTION, TARGET)
     spent = lens.meter.now() - before
-    tokens = len(reading.prompt(QUESTION).positions[0])
+    tokens = len(reading._prompt(QUESTION).positions[0])
     assert (spent.forwards, spent.image_tokens, spent.backwards) == (1, 0 if shared else tokens, 0)
 
 
@@ -263,8 +263,8 @@ def test_the_map_is_made_of_the_target_s_rows_less_those_of_the_first_words(laye
     reading = lens.read(tiny.images("landscape", 1))
     question = "what is written on the red sign in this picture?"
     found = maps.word_attention(reading, question, target=TARGET, layer=layer, instruction=6, sigma=1)
-    ids = reading.prompt(question).ids[0].tolist()
-    start = reading.prompt(question).end_of_images + len(tokens_of(lens, "\n"))  # the template's own
+    ids = reading._prompt(question).ids[0].tolist()
+    start = reading._prompt(question).end_of_images + len(tokens_of(lens, "\n"))  # the template's own
     target = tokens_of(lens, " red sign")
     at = next(i for i in range(start, len(ids)) if ids[i : i + len(target)] == target)
     words, told = list(range(at, at + len(target))), list(range(start, start + 6))
@@ -277,10 +277,10 @@ def test_the_map_is_made_of_the_target_s_rows_less_those_of_the_first_words(laye
 
 def full_rows_of(reading: Any, question: str) -> np.ndarray:
     """[layers, heads, tokens, image_tokens] of a LLaVA, by transformers."""
-    model, prompt = reading.lens.model, reading.prompt(question)
+    model, prompt = reading.model, reading._prompt(question)
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        attentions = model(**reading.lens.inputs(prompt), output_attentions=True).attentions
+        attentions = model(**reading._host.inputs(prompt), output_attentions=True).attentions
     model.set_attn_implementation("sdpa")
     return np.stack([layer[0][..., list(prompt.positions[0])].numpy() for layer in attentions])
 
@@ -289,7 +289,7 @@ def test_the_target_s_own_tokens_are_no_instruction():
     lens = lens_of("llava")
     reading = lens.read(tiny.images("square", 1))
     question = "the red sign is where?"
-    start = reading.prompt(question).end_of_images + len(tokens_of(lens, "\n"))
+    start = reading._prompt(question).end_of_images + len(tokens_of(lens, "\n"))
     words, first = reading.word_attention(question, TARGET).words, range(start, start + 4)
     assert set(words) & set(first)
     rows = full_rows_of(reading, question)[1].mean(axis=0).reshape(-1, 6, 6).astype(float)
@@ -352,7 +352,7 @@ def test_a_trained_model_s_words_look_at_the_target():
     lens = attnlens.load("pocket/qwen2_5_vl")
     ratios = []
     for seed in range(8):
-        scene = scenes.sized(seed, "small", split="validation", task="read")
+        scene = scenes.scene_in_bin(seed, "small", split="validation", task="read")
         target = scene.question.removeprefix("What is written on the ").removesuffix("?")
         found = maps.word_attention(lens.read(scene.image), scene.question, target=target, sigma=1)
         ratios.append(found.attention_ratio(scene.box))

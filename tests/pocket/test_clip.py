@@ -13,9 +13,9 @@ from PIL import Image
 from attnlens import croppers, pocket
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
-from attnlens.pocket import library, scenery, scenes, signs
+from attnlens.pocket import _library, _scenery, _signs, scenes
 
-COLOURS = list(signs.COLOURS)
+COLOURS = list(_signs.COLOURS)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def clip():
 def sign_on(colour: str, seed: int) -> Image.Image:
     """A picture of a validation background and one sign of that colour, an eighth to a third as wide."""
     rng = np.random.default_rng(seed)
-    canvas = scenery.render(rng, scenery.draw(rng, "validation"), (160, 160))
+    canvas = _scenery.render(rng, _scenery.draw(rng, "validation"), (160, 160))
     side = int(rng.integers(20, 54))
     x, y = (int(edge) for edge in rng.integers(0, 160 - side, size=2))
-    signs.paint(canvas, signs.Sign(colour, str(rng.integers(10)), (x, y, x + side, y + side)), rng)
+    _signs.paint(canvas, _signs.Sign(colour, str(rng.integers(10)), (x, y, x + side, y + side)), rng)
     return Image.fromarray(canvas)
 
 
@@ -69,9 +69,9 @@ def test_it_is_no_pocket_mllm_and_an_unknown_name_is_told_the_known_one():
 
 def test_damaged_weights_are_not_handed_out(tmp_path: Path, monkeypatch):
     shutil.copytree(pocket.cropper_path("clip"), tmp_path / "clip")
-    monkeypatch.setattr(library, "_CROPPERS", tmp_path)
+    monkeypatch.setattr(_library, "_CROPPERS", tmp_path)
     assert pocket.cropper_path("clip") == tmp_path / "clip"
-    weights = tmp_path / "clip" / library.WEIGHTS
+    weights = tmp_path / "clip" / _library.WEIGHTS
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -111,10 +111,10 @@ def test_its_crops_hold_the_target_where_centre_crops_as_large_do_not():
     cropper = croppers.clip(croppers.clip_scorer(pocket.cropper_path("clip")))
     held, centred = 0, 0
     for seed in range(8):
-        scene = scenes.sized(seed, "small", split="validation")
+        scene = scenes.scene_in_bin(seed, "small", split="validation")
         target, box = Box(*scene.box), cropper(scene.image, scene.question)[0].box
         x, y = ((edge - side) // 2 for edge, side in zip(scene.size, (box.width, box.height), strict=True))
-        held += box.holds(target)
-        centred += Box(x, y, x + box.width, y + box.height).holds(target)
+        held += box.covers(target)
+        centred += Box(x, y, x + box.width, y + box.height).covers(target)
     assert held >= 7
     assert centred <= 5

@@ -11,7 +11,7 @@ import pytest
 import attnlens
 from attnlens import pocket
 from attnlens.errors import AttnLensError
-from attnlens.pocket import library
+from attnlens.pocket import _library
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def copied(tmp_path, monkeypatch):
     """The folder of a copy of pocket/llava, which stands in for the bundled one."""
     folder = tmp_path / "llava"
     shutil.copytree(pocket.path("llava"), folder)
-    monkeypatch.setattr(library, "_MODELS", tmp_path)
+    monkeypatch.setattr(_library, "_MODELS", tmp_path)
     return folder
 
 
@@ -31,14 +31,14 @@ def test_an_unknown_name_is_told_the_known_ones():
 
 
 def test_missing_weights_are_named_with_the_way_to_get_them_again(copied):
-    (copied / library.WEIGHTS).unlink()
+    (copied / _library.WEIGHTS).unlink()
     with pytest.raises(AttnLensError, match=r"lacks model.safetensors. Install attnlens again \(pip install"):
         attnlens.load("pocket/llava")
 
 
 @pytest.mark.parametrize("damage", ["one byte", "cut short"])
 def test_damaged_weights_are_not_loaded(copied, damage):
-    weights = copied / library.WEIGHTS
+    weights = copied / _library.WEIGHTS
     data = bytearray(weights.read_bytes())
     if damage == "one byte":
         data[len(data) // 2] ^= 1
@@ -50,14 +50,14 @@ def test_damaged_weights_are_not_loaded(copied, damage):
 
 
 def test_a_missing_checksum_is_named(copied):
-    (copied / library.CHECKSUM).unlink()
-    with pytest.raises(AttnLensError, match=f"lacks {library.CHECKSUM}"):
+    (copied / _library.CHECKSUM).unlink()
+    with pytest.raises(AttnLensError, match=f"lacks {_library.CHECKSUM}"):
         pocket.path("llava")
 
 
 def test_a_sealed_folder_is_whole(copied):
-    (copied / library.WEIGHTS).write_bytes(b"other weights")
-    library.seal(copied)
+    (copied / _library.WEIGHTS).write_bytes(b"other weights")
+    _library.seal(copied)
     assert pocket.path("llava") == copied
 
 

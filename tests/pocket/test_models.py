@@ -6,7 +6,7 @@ import transformers
 
 import attnlens
 from attnlens import pocket
-from attnlens.lens.processors import load_processor
+from attnlens.lens._checkpoint.processors import load_processor
 from attnlens.pocket import scenes
 
 CLASSES = {
@@ -30,7 +30,7 @@ def right(lens, recipe, bin_name, count, task="read"):
     """How many of the first test scenes of that size are answered rightly."""
     found = 0
     for seed in range(count):
-        scene = scenes.sized(seed, bin_name, task=task)
+        scene = scenes.scene_in_bin(seed, bin_name, task=task)
         box = scene.box if recipe == "human" else None
         result = attnlens.ask(lens, scene.image, scene.question, recipe, box=box, max_new_tokens=4)
         found += result.answer in scene.labels

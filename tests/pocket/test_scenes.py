@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from attnlens.errors import AttnLensError
-from attnlens.pocket import scenery, scenes, signs
+from attnlens.pocket import _scenery, _signs, scenes
 
 
 def test_a_seed_makes_the_same_scene_again():
@@ -34,7 +34,7 @@ def test_the_question_is_about_the_sign_in_the_box(seed):
     assert scene.answer.isdigit()
     x1, y1, x2, y2 = scene.box
     ring = np.asarray(scene.image, int)[y1:y2, x1:x2][1:-1, 1]
-    near = np.abs(ring - signs.COLOURS[target.colour]).max(axis=1) <= 16
+    near = np.abs(ring - _signs.COLOURS[target.colour]).max(axis=1) <= 16
     assert near[len(ring) // 4 : -len(ring) // 4].mean() > 0.8
 
 
@@ -63,7 +63,7 @@ def test_the_target_has_the_area_asked_for(area):
 @pytest.mark.parametrize("name", scenes.BINS)
 def test_sized_scenes_stay_in_their_bin(name):
     chosen = scenes.BINS[name]
-    drawn = [scenes.sized(seed, name) for seed in range(60)]
+    drawn = [scenes.scene_in_bin(seed, name) for seed in range(60)]
     low, high = chosen.area
     assert all(low <= scene.target_area < high for scene in drawn)
     assert max(scene.target_area for scene in drawn) > 2.5 * min(scene.target_area for scene in drawn)
@@ -73,7 +73,7 @@ def test_sized_scenes_stay_in_their_bin(name):
 
 
 def test_sized_scenes_are_rectangles_of_256_to_2048_pixels():
-    sizes = [scenes.sized(seed, name).size for seed in range(60) for name in scenes.BINS]
+    sizes = [scenes.scene_in_bin(seed, name).size for seed in range(60) for name in scenes.BINS]
     edges = {edge for size in sizes for edge in size}
     assert min(edges) == 256
     assert 1800 < max(edges) <= 2048
@@ -85,9 +85,9 @@ def test_sized_scenes_are_rectangles_of_256_to_2048_pixels():
 @pytest.mark.parametrize("task", scenes.TASKS)
 @pytest.mark.parametrize("seed", range(15))
 def test_every_task_asks_what_the_signs_answer(task, seed):
-    scene = scenes.sized(seed, "medium", task=task)
+    scene = scenes.scene_in_bin(seed, "medium", task=task)
     by_colour = {sign.colour: sign for sign in scene.signs}
-    named = [name for name in signs.COLOURS if name in scene.question]
+    named = [name for name in _signs.COLOURS if name in scene.question]
     assert scene.answer == scene.labels[0]
     match task:
         case "read":
@@ -117,12 +117,12 @@ def test_every_task_asks_what_the_signs_answer(task, seed):
 
 
 def test_there_is_and_there_is_not_are_asked_about_equally_often():
-    answers = [scenes.sized(seed, "small", task="exists").answer for seed in range(200)]
+    answers = [scenes.scene_in_bin(seed, "small", task="exists").answer for seed in range(200)]
     assert 70 < answers.count("yes") < 130
 
 
 def test_a_scene_is_painted_only_when_its_image_is_asked_for():
-    scene = scenes.sized(0, "high")
+    scene = scenes.scene_in_bin(0, "high")
     assert "image" not in vars(scene)
     assert scene.image.size == scene.size
     assert scene.image is scene.image
@@ -131,16 +131,16 @@ def test_a_scene_is_painted_only_when_its_image_is_asked_for():
 def test_backgrounds_of_two_splits_never_overlap():
     rng = np.random.default_rng(0)
     drawn = {
-        split: [scenery.draw(rng, split, aspect) for aspect in (0.5, 1.0, 2.0) for _ in range(300)]
+        split: [_scenery.draw(rng, split, aspect) for aspect in (0.5, 1.0, 2.0) for _ in range(300)]
         for split in scenes.SPLITS
     }
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        for kind in scenery.KINDS:
+        for kind in _scenery.KINDS:
             first = {background.variant for background in drawn[one] if background.kind == kind}
             second = {background.variant for background in drawn[other] if background.kind == kind}
             assert first
             assert second
-            if kind in scenery.TEXTURES:
+            if kind in _scenery.TEXTURES:
                 assert not first & second
             else:
                 assert max(box[2] for box in first) <= min(box[0] for box in second)
@@ -150,12 +150,12 @@ def test_every_background_can_be_rendered():
     rng = np.random.default_rng(0)
     kinds = set()
     for _ in range(60):
-        background = scenery.draw(rng, "test", 1.5)
-        pixels = scenery.render(rng, background, (96, 64))
+        background = _scenery.draw(rng, "test", 1.5)
+        pixels = _scenery.render(rng, background, (96, 64))
         assert pixels.shape == (64, 96, 3)
         assert pixels.dtype == np.uint8
         kinds.add(background.kind)
-    assert kinds == set(scenery.KINDS)
+    assert kinds == set(_scenery.KINDS)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_every_background_can_be_rendered():
     [
         lambda: scenes.scene(0, split="exam"),
         lambda: scenes.scene(0, 1.5),
-        lambda: scenes.sized(0, "tiny"),
+        lambda: scenes.scene_in_bin(0, "tiny"),
         lambda: scenes.scene(0, task="sing"),
     ],
 )
@@ -179,7 +179,7 @@ def test_scenes_need_no_torch():
 
 @pytest.mark.parametrize("seed", [-1, 10**18, 10**5000, 1.5, None, "7"], ids=lambda seed: type(seed).__name__)
 def test_a_seed_is_a_whole_number_below_a_bound(seed):
-    for make in (lambda: scenes.scene(seed), lambda: scenes.sized(seed, "small")):
+    for make in (lambda: scenes.scene(seed), lambda: scenes.scene_in_bin(seed, "small")):
         with pytest.raises(AttnLensError, match="seed must be a whole number"):
             make()
-    assert scenes.sized(10**18 - 1, "small").labels
+    assert scenes.scene_in_bin(10**18 - 1, "small").labels

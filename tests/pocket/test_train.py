@@ -12,20 +12,9 @@ from PIL import Image
 from rich.progress import Progress
 
 import attnlens
-from attnlens.pocket import scenery, scenes, signs
-from attnlens.pocket.train import (
-    instructblip,
-    language,
-    muon,
-    package,
-    packs,
-    pool,
-    questions,
-    sheets,
-    towers,
-    words,
-)
-from attnlens.pocket.train.families import FAMILIES, start
+from attnlens.pocket import _scenery, _signs, scenes
+from benchmarks.training import instructblip, language, muon, package, packs, pool, practice, questions, towers, words
+from benchmarks.training.families import FAMILIES, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,7 +152,7 @@ def test_a_transplanted_blip_tower_sees_nearly_what_clip_sees():
     torch.manual_seed(0)
     clip, blip = towers.make_clip(), towers.make_blip()
     towers.blip_from_clip(blip, clip)
-    seen = sheets.Sheets(((0, sheets.ALL),), 800, 0, backgrounds=8)
+    seen = practice.Sheets(((0, practice.ALL),), 800, 0, backgrounds=8)
     pixels = towers.normalise(next(iter(seen))[0])
 
     def standard(states):
@@ -259,25 +248,25 @@ def test_every_question_has_the_answer_that_its_scene_gives():
 
 
 def test_labels_name_the_patch_under_a_sign_and_ignore_what_shows_little_of_it():
-    sign = signs.Sign("red", "7", (160, 80, 240, 160))
-    colour, digit = sheets.labels([sign], (0, 0, 400, 400), (80, 80))
+    sign = _signs.Sign("red", "7", (160, 80, 240, 160))
+    colour, digit = practice.labels([sign], (0, 0, 400, 400), (80, 80))
     grid = colour.reshape(10, 10)
-    assert (grid[2:4, 4:6] == sheets.COLOUR_NAMES.index("red")).all()
-    assert (grid == sheets.NO_COLOUR).sum() == 96
+    assert (grid[2:4, 4:6] == practice.COLOUR_NAMES.index("red")).all()
+    assert (grid == practice.NO_COLOUR).sum() == 96
     assert digit.reshape(10, 10)[2, 4] == 7
-    wide, _ = sheets.labels([sign], (0, 0, 400, 400), (160, 80))
-    assert (wide.reshape(10, 20)[2:4, 8:12] == sheets.COLOUR_NAMES.index("red")).all()
+    wide, _ = practice.labels([sign], (0, 0, 400, 400), (160, 80))
+    assert (wide.reshape(10, 20)[2:4, 8:12] == practice.COLOUR_NAMES.index("red")).all()
 
 
 def test_training_draws_backgrounds_of_the_training_split_only(monkeypatch):
-    drawn, draw = [], scenery.draw
+    drawn, draw = [], _scenery.draw
 
     def noting(rng, split, aspect=1.0):
         drawn.append(split)
         return draw(rng, split, aspect)
 
-    monkeypatch.setattr(scenery, "draw", noting)
-    next(iter(sheets.Sheets(((0, sheets.ALL),), 200, 0, backgrounds=8)))
+    monkeypatch.setattr(_scenery, "draw", noting)
+    next(iter(practice.Sheets(((0, practice.ALL),), 200, 0, backgrounds=8)))
     (bucket,) = pool.BUCKETS["llava"]
     made = pool.pool("llava", towers.make_clip(), bucket, 4, 0, Progress(disable=True))
     assert set(drawn) == {"train"}
@@ -287,7 +276,7 @@ def test_training_draws_backgrounds_of_the_training_split_only(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava", "instructblip", "qwen2_5_vl"])
 def test_the_training_command_makes_a_model_that_loads_and_goes_on_where_it_stopped(tmp_path, name):
-    command = [sys.executable, "-m", "attnlens.pocket.train", name, "--out", str(tmp_path), "--threads", "1"]
+    command = [sys.executable, "-m", "benchmarks.training", name, "--out", str(tmp_path), "--threads", "1"]
     lengths = {
         "tower-steps": 2,
         "scenes": 42,

@@ -13,15 +13,15 @@ from rich.progress import Progress
 from transformers import CLIPModel
 
 from attnlens.geometry import Box
-from attnlens.pocket import library, scenery, scenes, signs
-from attnlens.pocket.train import clip, package, plans, towers
+from attnlens.pocket import _library, _scenery, _signs, scenes
+from benchmarks.training import clip, package, plans, towers
 
 ROOT = Path(__file__).parents[2]
 SILENT = Progress(disable=True)
 
 
 def test_crops_are_those_the_processor_makes_of_scenes_of_the_training_split(monkeypatch):
-    drawn, windows, draw, window = [], [], scenery.draw, clip.window
+    drawn, windows, draw, window = [], [], _scenery.draw, clip.window
 
     def noting(rng, split, aspect=1.0):
         drawn.append(split)
@@ -31,7 +31,7 @@ def test_crops_are_those_the_processor_makes_of_scenes_of_the_training_split(mon
         windows.append((scene, window(rng, scene)))
         return windows[-1][1]
 
-    monkeypatch.setattr(scenery, "draw", noting)
+    monkeypatch.setattr(_scenery, "draw", noting)
     monkeypatch.setattr(clip, "window", kept)
     pixels, shown = clip.cuts(2, 0, SILENT)
     assert set(drawn) == {"train"}
@@ -49,12 +49,12 @@ def test_crops_are_those_the_processor_makes_of_scenes_of_the_training_split(mon
 
 
 def test_a_share_is_the_part_of_the_crops_pixels_that_are_the_signs():
-    scene = scenes.sized(3, "medium", split="train")
+    scene = scenes.scene_in_bin(3, "medium", split="train")
     box = Box(*scene.signs[0].box)._replace(x2=scene.size[0], y2=scene.size[1])
     owner = np.full(scene.size[::-1], -1)
     for sign in scene.signs:
         x1, y1, x2, y2 = sign.box
-        owner[y1:y2, x1:x2] = list(signs.COLOURS).index(sign.colour)
+        owner[y1:y2, x1:x2] = list(_signs.COLOURS).index(sign.colour)
     inside = owner[int(box.y1) :, int(box.x1) :]
     expected = [(inside == colour).mean() for colour in range(8)]
     assert max(expected) > 0
@@ -65,7 +65,7 @@ def test_windows_are_the_sizes_of_the_recipes_crops_inside_the_image():
     rng = np.random.default_rng(0)
     areas = []
     for seed in range(60):
-        scene = scenes.sized(seed, "small", split="train")
+        scene = scenes.scene_in_bin(seed, "small", split="train")
         width, height = scene.size
         for _ in range(10):
             box = clip.window(rng, scene)
@@ -130,7 +130,7 @@ def test_a_run_that_was_stopped_goes_on_and_a_finished_one_changes_nothing(tmp_p
     found = []
     for steps in (1, 2, 2):
         folder = plans.train("clip", plans.Plan(scenes=2, contrast_steps=steps), tmp_path, SILENT)
-        library.check(folder)
+        _library.check(folder)
         found.append(weights(folder))
         assert torch.load(tmp_path / "contrast.pt")["pair"]["done"] == steps
     assert len(drawn) == 1
@@ -156,6 +156,6 @@ def test_the_scores_are_those_of_the_saved_model_on_the_processors_pixels(tmp_pa
 
 @pytest.mark.slow
 def test_the_training_command_knows_clip(tmp_path):
-    command = [sys.executable, "-m", "attnlens.pocket.train", "clip", "--out", str(tmp_path), "--threads", "1"]
+    command = [sys.executable, "-m", "benchmarks.training", "clip", "--out", str(tmp_path), "--threads", "1"]
     subprocess.run([*command, "--scenes", "4", "--contrast-steps", "2"], cwd=ROOT, check=True, timeout=300)
-    library.check(tmp_path / "model")
+    _library.check(tmp_path / "model")

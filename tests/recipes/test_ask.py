@@ -14,10 +14,10 @@ from PIL import Image
 
 import attnlens
 from attnlens import answers, boxes, maps, recipes
-from attnlens.boxes import Found
+from attnlens.boxes import Region
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid
-from attnlens.recipes import Look
+from attnlens.recipes import Localization
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -38,7 +38,7 @@ def image() -> Image.Image:
 def test_every_bundled_recipe_answers(
     lens: Any, image: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnlens.answers.verifier.LEAST", 0.0)  # a random model says yes to nothing
+    monkeypatch.setattr("attnlens.answers._verifier.LEAST", 0.0)  # a random model says yes to nothing
     result = attnlens.ask(lens, image, QUESTION, recipe=name, max_new_tokens=3)
     assert (result.importance is None) == (name in ("none", "zoomeye"))
     assert len(result.boxes) <= {"entropy": 2, "hide": 4}.get(name, 1)
@@ -97,7 +97,7 @@ def test_a_map_on_which_nothing_stands_out_leads_to_no_crop(lens: Any, image: Im
 def test_a_recipe_of_ones_own_takes_any_callables(lens: Any, image: Image.Image) -> None:
     recipe = attnlens.Recipe(
         map=lambda reading, question: maps.gradient_attention(reading, question, layer=0),
-        search=lambda importance: [Found(Box(0, 0, 50, 60), 1.0, True)],
+        search=lambda importance: [Region(Box(0, 0, 50, 60), 1.0, True)],
         answer=answers.replace,
     )
     result = attnlens.ask(lens, image, QUESTION, recipe, max_new_tokens=4)
@@ -109,7 +109,7 @@ def test_the_window_comes_from_the_adapter_unless_the_recipe_says(
     lens: Any, image: Image.Image, tmp_path: Path
 ) -> None:
     by_default = attnlens.ask(lens, image, QUESTION, recipe="rel-att", max_new_tokens=2)
-    expected = boxes.search(by_default.importance, window=lens.spec.defaults.window)[0].box
+    expected = boxes.search(by_default.importance, window=lens.adapter.defaults.window)[0].box
     assert by_default.boxes == [expected]
     file = tmp_path / "own.yaml"
     file.write_text(
@@ -145,7 +145,7 @@ def test_a_result_saves_its_picture_and_makes_the_folder(lens: Any, image: Image
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": "3"}, "max_new_tokens is '3'"),
         ({"count": True}, "count is True"),
-        ({"recipe": attnlens.Recipe(look=lambda reading, question, **_: Look([])), "count": 0}, "count is 0"),
+        ({"recipe": attnlens.Recipe(locate=lambda reading, question, **_: Localization([])), "count": 0}, "count is 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
@@ -181,13 +181,13 @@ def test_a_recipe_file_that_does_not_fit_says_where(tmp_path: Path, text: str, m
     file = tmp_path / "own.yaml"
     file.write_text(text)
     with pytest.raises(AttnLensError, match=message):
-        recipes.named(file)
+        recipes.find(file)
 
 
 def test_a_recipe_file_takes_whole_numbers_where_others_would_do(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("map: {name: input-gradient}\nsearch: {window: 120}\ngate: 1\ntiles: 700\n")
-    recipe = recipes.named(file)
+    recipe = recipes.find(file)
     assert (recipe.search.keywords, recipe.gate, recipe.tiles) == ({"window": 120}, 1, 700)
 
 
@@ -196,11 +196,11 @@ def test_a_recipe_file_takes_whole_numbers_where_others_would_do(tmp_path: Path)
     [
         ({"search": boxes.search}, "has search, but no map"),
         ({"tiles": 100}, "has tiles, but no map"),
-        ({"look": lambda reading, question: Look([]), "tiles": 100}, "has tiles, but no map"),
+        ({"locate": lambda reading, question: Localization([]), "tiles": 100}, "has tiles, but no map"),
         ({"map": "relative-attention"}, "map is 'relative-attention'.*-> ImportanceMap"),
         ({"map": max}, "map is <built-in function max>.*-> ImportanceMap"),
-        ({"map": maps.relative_attention, "search": 3}, r"search is 3.*-> list\[Found\]"),
-        ({"look": "focus"}, "look is 'focus'.*-> Look"),
+        ({"map": maps.relative_attention, "search": 3}, r"search is 3.*-> list\[Region\]"),
+        ({"locate": "focus"}, "locate is 'focus'.*-> Localization"),
         ({"answer": None}, "answer is None.*-> Answer"),
         ({"answer": "append"}, "answer is 'append'.*-> Answer"),
         ({"gate": True}, "gate is True"),
@@ -216,8 +216,7 @@ def test_stages_that_do_not_go_together_are_no_recipe(stages: dict[str, Any], me
 
 def two_images() -> Any:
     """What a recipe asks of a reading of two images, for maps that ask for nothing more."""
-    defaults = SimpleNamespace(window=None)
-    return SimpleNamespace(images=(None, None), lens=SimpleNamespace(spec=SimpleNamespace(defaults=defaults)))
+    return SimpleNamespace(images=(None, None), defaults=SimpleNamespace(window=None))
 
 
 def numbered(reading: Any, question: str, *, image: int = 0, **options: Any) -> attnlens.ImportanceMap:
@@ -226,20 +225,20 @@ def numbered(reading: Any, question: str, *, image: int = 0, **options: Any) -> 
 
 
 def test_of_several_images_a_region_that_stands_out_comes_before_one_that_does_not() -> None:
-    def search(importance: attnlens.ImportanceMap) -> list[Found]:
-        return [Found(Box(0, 0, 5, 5), *((0.0, False) if importance.values[0, 0] == 0 else (-1.0, True)))]
+    def search(importance: attnlens.ImportanceMap) -> list[Region]:
+        return [Region(Box(0, 0, 5, 5), *((0.0, False) if importance.values[0, 0] == 0 else (-1.0, True)))]
 
-    seen = attnlens.Recipe(map=numbered, search=search).seen(two_images(), QUESTION)
-    assert seen.found == [Found(Box(0, 0, 5, 5), -1.0, True, image=1)]
+    seen = attnlens.Recipe(map=numbered, search=search).localize(two_images(), QUESTION)
+    assert seen.regions == [Region(Box(0, 0, 5, 5), -1.0, True, image=1)]
     assert seen.importance.values[0, 0] == 1
 
 
 def test_options_that_only_a_map_with_any_takes_go_to_it() -> None:
-    def search(importance: attnlens.ImportanceMap, count: int = 1) -> list[Found]:
-        return [Found(Box(0, 0, 5, 5), float(importance.values[0, 0]), True)] * count
+    def search(importance: attnlens.ImportanceMap, count: int = 1) -> list[Region]:
+        return [Region(Box(0, 0, 5, 5), float(importance.values[0, 0]), True)] * count
 
-    seen = attnlens.Recipe(map=numbered, search=search).seen(two_images(), QUESTION, layer=2, count=3)
-    assert [one.score for one in seen.found] == [3, 3, 3]
+    seen = attnlens.Recipe(map=numbered, search=search).localize(two_images(), QUESTION, layer=2, count=3)
+    assert [one.score for one in seen.regions] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("given", [None, [], [(0, 0, 5, 5)], "x", 3])
@@ -247,17 +246,19 @@ def test_a_search_that_gives_no_region_is_named(given: Any) -> None:
     def mine(importance: attnlens.ImportanceMap) -> Any:
         return given
 
-    with pytest.raises(AttnLensError, match="The search mine gave .*expected a list of attnlens.boxes.Found"):
-        attnlens.Recipe(map=numbered, search=mine).seen(two_images(), QUESTION)
+    with pytest.raises(AttnLensError, match="The search mine gave .*expected a list of attnlens.boxes.Region"):
+        attnlens.Recipe(map=numbered, search=mine).localize(two_images(), QUESTION)
 
 
-@pytest.mark.parametrize("given", [None, [], Look([(0, 0, 5, 5)]), Look(None)])
+@pytest.mark.parametrize("given", [None, [], Localization([(0, 0, 5, 5)]), Localization(None)])
 def test_a_look_that_gives_none_is_named(given: Any) -> None:
     def mine(reading: Any, question: str) -> Any:
         return given
 
-    with pytest.raises(AttnLensError, match=r"The look mine gave .*expected attnlens.recipes.Look\(found\)"):
-        attnlens.Recipe(look=mine).seen(two_images(), QUESTION)
+    with pytest.raises(
+        AttnLensError, match=r"The locate mine gave .*expected attnlens.recipes.Localization\(regions\)"
+    ):
+        attnlens.Recipe(locate=mine).localize(two_images(), QUESTION)
 
 
 def test_an_answer_that_is_none_is_named(lens: Any, image: Image.Image) -> None:
@@ -280,16 +281,16 @@ def test_a_warning_says_how_few_stood_out_unless_the_model_was_sure(
 ) -> None:
     nothing = recipes.external(lambda image, question: [])
     result = attnlens.ask(lens, image, QUESTION, nothing, count=3, gate=0, max_new_tokens=1)
-    assert result.sure
+    assert result.skipped_crop
     assert not recwarn
     with pytest.warns(UserWarning, match="3 regions were asked for, and 0 stood out"):
         result = attnlens.ask(lens, image, QUESTION, nothing, count=3, max_new_tokens=1)
-    assert not result.sure
+    assert not result.skipped_crop
 
 
 def test_a_prompt_that_is_too_long_is_told_of_every_remedy(lens: Any) -> None:
     with pytest.raises(AttnLensError, match="fewer or smaller images, or ask for fewer regions .count=. or new tokens"):
-        lens.check_context(10**9)
+        lens._host.check_context(10**9)
 
 
 def test_every_recipe_has_a_card_of_single_lines() -> None:

@@ -15,7 +15,7 @@ import attnlens
 from attnlens import AttnLensError, Box, answers, croppers
 from attnlens.pocket import scenes
 from attnlens.recipes import Recipe
-from attnlens.recipes.external import CLIP, clip, external, sam, yolo
+from attnlens.recipes.tools import CLIP, clip, external, sam, yolo
 from tests.croppers.models import tiny_clip, tiny_sam, tiny_yolos
 
 QUESTION = "What is written on the red sign?"
@@ -29,12 +29,12 @@ def lens():
 
 @pytest.fixture(scope="module")
 def scene():
-    return scenes.sized(3, "small", split="validation", task="read")
+    return scenes.scene_in_bin(3, "small", split="validation", task="read")
 
 
 @pytest.fixture
 def nothing_loaded():
-    loaded = sys.modules["attnlens.recipes.external"]._loaded
+    loaded = sys.modules["attnlens.recipes.tools"]._loaded
     loaded.cache_clear()
     yield
     loaded.cache_clear()
@@ -77,7 +77,7 @@ def test_clip_crops_where_its_scorer_likes_it_best(lens):
     image = Image.new("RGB", (400, 300), (90, 90, 90))
     image.paste((255, 0, 0), (300, 200, 330, 230))
     (box,) = attnlens.ask(lens, image, QUESTION, recipe="clip", scorer=redness, rounds=40).boxes
-    assert box.holds(Box(300, 200, 330, 230))
+    assert box.covers(Box(300, 200, 330, 230))
     assert box.width == box.height <= 60
 
 
@@ -153,14 +153,14 @@ def test_of_several_images_the_best_crops_of_all_are_taken(lens):
     plain, red = Image.new("RGB", (300, 300), (90, 90, 90)), Image.new("RGB", (300, 200), (90, 90, 90))
     red.paste((255, 0, 0), (100, 50, 130, 80))
     result = attnlens.ask(lens, [plain, red], QUESTION, recipe="clip", scorer=redness)
-    assert [one.image for one in result.found] == [1]
-    assert result.boxes[0].holds(Box(100, 50, 130, 80))
+    assert [one.image for one in result.regions] == [1]
+    assert result.boxes[0].covers(Box(100, 50, 130, 80))
 
     def second_only(image, question):
         return [(100, 50, 130, 80)] if image.height == 200 else []
 
     result = attnlens.ask(lens, [plain, red], QUESTION, recipe=external(second_only))
-    assert [(one.image, one.box) for one in result.found] == [(1, Box(100, 50, 130, 80))]
+    assert [(one.image, one.box) for one in result.regions] == [(1, Box(100, 50, 130, 80))]
 
 
 def test_all_boxes_of_a_function_are_crops_or_as_many_as_are_asked_for(lens, scene):
@@ -175,9 +175,9 @@ def test_all_boxes_of_a_function_are_crops_or_as_many_as_are_asked_for(lens, sce
 
 def test_a_cropper_is_a_recipe_and_a_box_given_twice_is_one_crop(lens, scene):
     shown = Shown([*BOXES[:2], BOXES[0]], favourite=60 * 60)
-    cropper = croppers.ranked(shown.regions, shown.scorer, count=2)
+    cropper = croppers.rank_regions(shown.regions, shown.scorer, count=2)
     result = attnlens.ask(lens, scene.image, QUESTION, recipe=external(cropper))
-    assert result.found == cropper(scene.image, QUESTION)
+    assert result.regions == cropper(scene.image, QUESTION)
     assert result.boxes == [Box(200, 100, 260, 160), Box(10, 10, 50, 50)]
     assert attnlens.ask(lens, scene.image, QUESTION, recipe=external(shown.function)).boxes == result.boxes[::-1]
 
@@ -197,7 +197,7 @@ def test_models_in_folders_choose_what_their_parts_choose(lens, scene, tmp_path)
     folder, scorer = tmp_path / "scorer", croppers.clip_scorer(*ready["scorer"])
 
     def found(recipe, **options):
-        return close(attnlens.ask(lens, scene.image, "is it?", recipe=recipe, **options).found)
+        return close(attnlens.ask(lens, scene.image, "is it?", recipe=recipe, **options).regions)
 
     def close(regions):
         # Weights from a file lie elsewhere in memory, and by that a processor may choose the order of its sums: the
@@ -205,10 +205,10 @@ def test_models_in_folders_choose_what_their_parts_choose(lens, scene, tmp_path)
         return [replace(one, score=pytest.approx(one.score, abs=1e-4)) for one in regions]
 
     assert found("clip", scorer=folder) == croppers.clip(scorer)(scene.image, "is it?")
-    by_yolo = croppers.ranked(croppers.detector(*ready["detector"]), scorer, count=2)(scene.image, "is it?")
+    by_yolo = croppers.rank_regions(croppers.detector(*ready["detector"]), scorer, count=2)(scene.image, "is it?")
     assert by_yolo[0].confident
     assert found("yolo", detector=str(tmp_path / "detector"), scorer=folder, count=2) == by_yolo
-    by_sam = croppers.ranked(croppers.segmenter(*ready["segmenter"]), scorer)(scene.image, "is it?")
+    by_sam = croppers.rank_regions(croppers.segmenter(*ready["segmenter"]), scorer)(scene.image, "is it?")
     by_sam = [one for one in by_sam if one.confident]  # at random weights SAM may be sure of nothing
     assert found("sam", segmenter=tmp_path / "segmenter", scorer=str(folder)) == by_sam
 
@@ -252,7 +252,7 @@ def test_a_model_that_is_not_here_says_what_to_do(lens, scene, recipe, option, m
 def test_what_is_neither_a_name_nor_a_function_is_refused(lens, scene, look, option, given):
     ready = {"scorer": redness, "detector": Shown(BOXES).regions, "segmenter": Shown(BOXES).regions}
     taken = {name: part for name, part in ready.items() if name in look.__kwdefaults__}
-    recipe = Recipe(look=partial(look, **{**taken, option: given}))
+    recipe = Recipe(locate=partial(look, **{**taken, option: given}))
     with pytest.raises(AttnLensError, match=f"{option} is a {type(given).__name__}; expected a Hugging Face id"):
         attnlens.ask(lens, scene.image, QUESTION, recipe=recipe)
 

@@ -6,15 +6,16 @@ import pytest
 
 import attnlens
 from attnlens import adapters, maps
+from attnlens._images import crop
 from attnlens.answers import verify
-from attnlens.boxes import Found, tree
-from attnlens.conformance.report import sample_images, tiny_lens
+from attnlens.boxes import Region, tree
+from attnlens.conformance._report import sample_images, tiny_lens
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box
-from attnlens.images import crop
 from attnlens.pocket import scenes
-from attnlens.recipes import focus, zoomeye
-from attnlens.recipes.targets import targets_in
+from attnlens.recipes import zoomeye
+from attnlens.recipes._targets import targets_in
+from attnlens.recipes.focus import _search
 
 EXISTING = "Is there a {target} in the image?"
 POCKET = zoomeye.Prompts(EXISTING, EXISTING, None)
@@ -29,7 +30,7 @@ def lens():
 
 @pytest.fixture(scope="module")
 def small():
-    return [scenes.sized(seed, "small", split="validation", task="read") for seed in range(12)]
+    return [scenes.scene_in_bin(seed, "small", split="validation", task="read") for seed in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,10 @@ def test_the_surest_of_the_first_regions_is_taken_and_no_further_one_is_asked_ab
     reading, colour = lens.read(scene.image), scene.question.split(" the ")[1].split()[0]
     asked = EXISTING.format(target=f"{colour} sign")
     boxes = [Box(0, 0, 120, 120), Box(*scene.box), Box(0, 0, *scene.image.size)]
-    proposals = [Found(box, 1.0, True) for box in boxes]
+    proposals = [Region(box, 1.0, True) for box in boxes]
     sure = [verify(lens.read(crop(scene.image, box)), asked).yes for box in boxes]
     before = lens.meter.now()
-    best, other = focus.ranked(reading, proposals, asked, steps=2, overrun=True)
+    best, other = _search.ranked(reading, proposals, asked, steps=2, overrun=True)
     assert (lens.meter.now() - before).forwards == 2
     assert best.box == boxes[max(range(2), key=lambda index: sure[index])]
     assert (best.score, other.score) == pytest.approx(sorted(sure[:2], reverse=True), abs=1e-5)
@@ -84,11 +85,11 @@ def test_with_overrun_regions_are_asked_about_until_one_says_yes(lens, small):
     asked = EXISTING.format(target=f"{colour} sign")
     corner = Box(0, 0, 60, 60)
     assert verify(lens.read(crop(scene.image, corner)), asked).yes < 0.5
-    proposals = [Found(box, 1.0, True) for box in (corner, corner, Box(*scene.box), corner)]
+    proposals = [Region(box, 1.0, True) for box in (corner, corner, Box(*scene.box), corner)]
     before = lens.meter.now()
-    assert focus.ranked(reading, proposals, asked, steps=1, overrun=True)[0].box == Box(*scene.box)
+    assert _search.ranked(reading, proposals, asked, steps=1, overrun=True)[0].box == Box(*scene.box)
     assert (lens.meter.now() - before).prefills == 3
-    assert [one.box for one in focus.ranked(reading, proposals, asked, steps=1, overrun=False)] == [corner]
+    assert [one.box for one in _search.ranked(reading, proposals, asked, steps=1, overrun=False)] == [corner]
 
 
 def test_a_map_from_the_question_s_own_cache_adds_no_pass(lens, small):
@@ -117,20 +118,20 @@ def test_a_prompt_that_is_neither_question_is_refused(lens, small):
 
 
 def test_of_several_targets_the_surest_region_comes_first_with_the_map_of_its_image(lens):
-    two = [scenes.sized(seed, "small", split="validation", task="read") for seed in (1, 2)]
+    two = [scenes.scene_in_bin(seed, "small", split="validation", task="read") for seed in (1, 2)]
     for images in (two, two[::-1]):
         pictures = [one.image for one in images]
         result = attnlens.ask(lens, pictures, two[0].question, "focus", targets=["red sign", "blue sign"])
-        scores = [region.score for region in result.found]
+        scores = [region.score for region in result.regions]
         assert len(scores) == 2
         assert scores == sorted(scores, reverse=True)
-        assert result.importance.grid.image_size == pictures[result.found[0].image].size
+        assert result.importance.grid.image_size == pictures[result.regions[0].image].size
 
 
 def test_zoomeye_reads_a_region_once_whatever_it_asks(lens, small):
-    preset = tree.Preset(100, bias=0.2, depth=1, start=1.0, floor=1.0)
+    preset = tree.Preset(100, bias=0.2, depth=1, threshold=1.0, min_threshold=1.0)
     before = lens.meter.now()
-    zoomeye.look(lens.read(small[0].image), small[0].question, preset=preset, prompts=POCKET)
+    zoomeye.locate(lens.read(small[0].image), small[0].question, preset=preset, prompts=POCKET)
     assert (lens.meter.now() - before).prefills == 5  # the whole and its four parts
 
 
@@ -138,7 +139,7 @@ def test_zoomeye_reads_a_region_once_whatever_it_asks(lens, small):
 def test_both_run_without_eager_attention_on(model_type, monkeypatch, no_eager_attention):
     tiny = tiny_lens(model_type, adapters.for_model_type(model_type))
     no_eager_attention(tiny.model)
-    monkeypatch.setattr("attnlens.answers.verifier.LEAST", 0.0)  # a random model says anything
+    monkeypatch.setattr("attnlens.answers._verifier.LEAST", 0.0)  # a random model says anything
     for recipe, options in (("focus", {"steps": 1, "overrun": False}), ("zoomeye", {"preset": tree.Preset(80, 0.2)})):
         result = attnlens.ask(
             tiny, sample_images()[0], "What is on the red sign?", recipe=recipe, max_new_tokens=2, **options

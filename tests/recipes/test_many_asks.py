@@ -37,7 +37,7 @@ def switches(model: Any) -> list[Any]:
 def test_eight_threads_get_what_one_gets(lenses: int) -> None:
     """320 asks, recipes mixed, of one lens or of two lenses on one model."""
     first = attnlens.load("pocket/llava")
-    made = [first, attnlens.load(model=first.model, processor=first.processor, adapter=first.spec)][:lenses]
+    made = [first, attnlens.load(model=first.model, processor=first.processor, adapter=first.adapter)][:lenses]
     before = switches(first.model)
     asks = list(itertools.islice(itertools.product(range(64), RECIPES), 320))
     expected = [asked(first, *one) for one in asks]

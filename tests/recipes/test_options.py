@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from attnlens.answers import Verdict
-from attnlens.boxes import Found, focus, tree
+from attnlens.boxes import Region, tree
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Box, Grid
 from attnlens.importance import ImportanceMap
 from attnlens.recipes import entropy, hide, zoomeye
-from attnlens.recipes import focus as by_focus
-from attnlens.recipes.options import check_template
+from attnlens.recipes._options import check_template
+from attnlens.recipes.focus import _presets
+from attnlens.recipes.focus import _search as by_focus
 
 QUESTION = "Which is larger, the red sign or the blue sign?"
 ONE = "What does the red sign say?"
@@ -25,12 +26,10 @@ ONE = "What does the red sign say?"
 def read(images=1, side=100):
     """What a recipe needs of a reading before a model is asked."""
     defaults = SimpleNamespace(preset=None, window=1)
-    lens = SimpleNamespace(
-        spec=SimpleNamespace(defaults=defaults), structure=SimpleNamespace(layers=(0, 1, 2, 3)), value_layers=(0, 3)
-    )
     grids = (Grid.regular(10, 10, (side, side)),) * images
     layouts = (SimpleNamespace(views=(1,)),) * images
-    return SimpleNamespace(images=(Image.new("RGB", (side, side)),) * images, lens=lens, grids=grids, layouts=layouts)
+    pictures = (Image.new("RGB", (side, side)),) * images
+    return SimpleNamespace(images=pictures, defaults=defaults, depth=4, grids=grids, layouts=layouts)
 
 
 def squares(*sides):
@@ -47,7 +46,7 @@ def test_hide_finds_the_best_regions_of_each_target_over_all_images_and_each_box
     monkeypatch.setattr(hide, "word_attention", lambda *_, target, image, **__: maps[target][image])
 
     def found(**options):
-        return [(one.image, one.box.width) for one in hide.look(read(3), QUESTION, **options).found]
+        return [(one.image, one.box.width) for one in hide.locate(read(3), QUESTION, **options).regions]
 
     assert found(count=1, targets=["red sign"]) == [(1, 40)]
     assert found(count=3, targets=["red sign"]) == [(1, 40), (2, 30), (0, 20)]
@@ -59,8 +58,8 @@ def test_hide_finds_the_best_regions_of_each_target_over_all_images_and_each_box
 def test_hide_hands_on_how_many_words_the_instruction_has(monkeypatch):
     given = []
     monkeypatch.setattr(hide, "word_attention", lambda *_, instruction, **__: given.append(instruction) or squares(2))
-    hide.look(read(), ONE)
-    hide.look(read(), ONE, instruction=0)
+    hide.locate(read(), ONE)
+    hide.locate(read(), ONE, instruction=0)
     assert given == [None, 0]
 
 
@@ -68,13 +67,13 @@ def test_hide_hands_on_how_many_words_the_instruction_has(monkeypatch):
 @pytest.mark.parametrize("window", [0, False, True, "x", -1, float("nan")], ids=repr)
 def test_a_window_that_is_no_side_is_refused(recipe, window):
     with pytest.raises(AttnLensError, match=f"window is {window!r}; expected the least side"):
-        recipe.look(read(), ONE, window=window)
+        recipe.locate(read(), ONE, window=window)
 
 
 @pytest.mark.parametrize("rounds", [-1, 1.5, "3", True, None], ids=repr)
 def test_rounds_that_are_no_number_of_looks_are_refused(rounds):
     with pytest.raises(AttnLensError, match=f"rounds is {rounds!r}; expected a whole number of further looks"):
-        entropy.look(read(), ONE, rounds=rounds)
+        entropy.locate(read(), ONE, rounds=rounds)
 
 
 def focused(monkeypatch, sureness, maps=None, **options):
@@ -82,8 +81,8 @@ def focused(monkeypatch, sureness, maps=None, **options):
     left = iter(sureness)
     monkeypatch.setattr(by_focus, "value_similarity", lambda *_, **__: maps or squares(1, 1, 1))
     monkeypatch.setattr(by_focus, "verify_crops", lambda _, asked, __: [Verdict(next(left), 1.0) for _ in asked])
-    preset = focus.Preset((0, 4), smallest=1, largest=1)
-    return by_focus.look(read(), options.pop("question", ONE), preset=preset, **options).found
+    preset = _presets.Preset((0, 4), smallest=1, largest=1)
+    return by_focus.locate(read(), options.pop("question", ONE), preset=preset, **options).regions
 
 
 @pytest.mark.parametrize(
@@ -105,13 +104,13 @@ def test_of_everything_wanted_all_is_found_whatever_the_count(monkeypatch):
 
 def test_two_targets_in_the_same_box_are_one_region_the_surer(monkeypatch):
     (found,) = focused(monkeypatch, (0.6, 0.9), squares(1), question=QUESTION)
-    assert found == Found(Box(0, 0, 10, 10), 0.9, True)
+    assert found == Region(Box(0, 0, 10, 10), 0.9, True)
 
 
 @pytest.mark.parametrize("count", [0, "2", True, 1.5], ids=repr)
 def test_a_count_of_focus_that_is_none_is_refused(count):
     with pytest.raises(AttnLensError, match=f"count is {count!r}; expected a whole number"):
-        by_focus.look(read(), ONE, count=count)
+        by_focus.locate(read(), ONE, count=count)
 
 
 BROKEN = [None, 3, "", "Is there a sign?", "Is there a {target}{other}?", "{target} {", "{target} {}", "{target.x}"]
@@ -121,7 +120,7 @@ BROKEN = [None, 3, "", "Is there a sign?", "Is there a {target}{other}?", "{targ
 def test_a_question_that_a_target_cannot_be_put_into_is_refused(text):
     words = re.escape(f"is {text!r}; expected a question that holds {{target}}")
     with pytest.raises(AttnLensError, match=f"^existence {words}"):
-        by_focus.look(read(), ONE, existence=text)
+        by_focus.locate(read(), ONE, existence=text)
     for field in ("existing", "latent"):
         with pytest.raises(AttnLensError, match=f"^{field} {words}"):
             zoomeye.Prompts(**{field: text})
@@ -139,13 +138,13 @@ def test_each_prompt_of_zoomeye_holds_what_it_asks_about_and_may_hold_the_other(
 @pytest.mark.parametrize(
     ("look", "option", "given", "expected"),
     [
-        (by_focus.look, "preset", "llava-1.5", "attnlens.boxes.focus.Preset"),
-        (by_focus.look, "preset", tree.PRESETS["llava-1.5"], "attnlens.boxes.focus.Preset"),
-        (by_focus.look, "preset", {}, "attnlens.boxes.focus.Preset"),
-        (zoomeye.look, "preset", focus.PRESETS["llava-1.5"], "attnlens.boxes.tree.Preset"),
-        (zoomeye.look, "preset", "", "attnlens.boxes.tree.Preset"),
-        (zoomeye.look, "prompts", {}, "attnlens.recipes.zoomeye.Prompts"),
-        (zoomeye.look, "prompts", "pocket", "attnlens.recipes.zoomeye.Prompts"),
+        (by_focus.locate, "preset", "llava-1.5", "attnlens.recipes.focus.Preset"),
+        (by_focus.locate, "preset", tree.PRESETS["llava-1.5"], "attnlens.recipes.focus.Preset"),
+        (by_focus.locate, "preset", {}, "attnlens.recipes.focus.Preset"),
+        (zoomeye.locate, "preset", _presets.PRESETS["llava-1.5"], "attnlens.boxes.tree.Preset"),
+        (zoomeye.locate, "preset", "", "attnlens.boxes.tree.Preset"),
+        (zoomeye.locate, "prompts", {}, "attnlens.recipes.zoomeye.Prompts"),
+        (zoomeye.locate, "prompts", "pocket", "attnlens.recipes.zoomeye.Prompts"),
     ],
     ids=lambda given: getattr(given, "__name__", str(given))[:20],
 )
@@ -157,12 +156,12 @@ def test_settings_of_another_kind_are_refused(look, option, given, expected):
 def answerable(monkeypatch, images):
     """What ZoomEye finds in images that answer the question as they are."""
     monkeypatch.setattr(zoomeye._Asked, "answering", lambda _, boxes: [1.0] * len(boxes))
-    return zoomeye.look(read(images, 400), ONE, preset=tree.Preset(100, 0.2)).found
+    return zoomeye.locate(read(images, 400), ONE, preset=tree.Preset(100, 0.2)).regions
 
 
 def test_a_question_answerable_from_the_only_image_needs_no_crop(monkeypatch):
-    assert answerable(monkeypatch, 1) == [Found(Box(0, 0, 400, 400), 0.0, False)]
+    assert answerable(monkeypatch, 1) == [Region(Box(0, 0, 400, 400), 0.0, False)]
 
 
 def test_of_several_images_the_whole_of_one_is_a_choice(monkeypatch):
-    assert answerable(monkeypatch, 2) == [Found(Box(0, 0, 400, 400), 1.0, True)]
+    assert answerable(monkeypatch, 2) == [Region(Box(0, 0, 400, 400), 1.0, True)]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 import attnlens
 from attnlens.errors import AttnLensError
-from attnlens.recipes import targets
-from attnlens.recipes.targets import (
+from attnlens.recipes._targets import (
     IN_CONTEXT,
     LEAD,
     chosen_targets,
@@ -140,7 +139,9 @@ def test_the_examples_in_the_prompt_are_replies_that_can_be_read():
 
 def test_the_model_is_asked_once_with_the_examples_and_the_question(lens, monkeypatch):
     asked = []
-    monkeypatch.setattr(targets, "say", lambda *given: asked.append(given) or f"{LEAD} all dogs and the owl")
+    monkeypatch.setattr(
+        type(lens), "generate_text", lambda *given: asked.append(given) or f"{LEAD} all dogs and the owl"
+    )
     assert targets_by_model(lens, "How many {dogs} sit by the owl?") == ["all dogs", "owl"]
     ((whom, text),) = asked
     assert whom is lens
@@ -157,7 +158,7 @@ def test_a_model_too_small_for_examples_is_an_error_with_its_reply(lens):
 
 
 def test_targets_are_given_named_by_the_model_or_the_questions_own(lens, monkeypatch):
-    monkeypatch.setattr(targets, "say", lambda *_: f"{LEAD} the owl")
+    monkeypatch.setattr(type(lens), "generate_text", lambda *_: f"{LEAD} the owl")
     assert chosen_targets(lens, QUESTION) == ["red sign"]
     assert chosen_targets(lens, QUESTION, "model") == ["owl"]
     assert chosen_targets(lens, QUESTION, ("all dogs", " the cat ")) == ["all dogs", "the cat"]

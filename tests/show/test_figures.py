@@ -6,8 +6,8 @@ from PIL import Image
 
 from attnlens import Box, Grid, ImportanceMap, show
 from attnlens.errors import AttnLensError
-from attnlens.show.figures import LEAST_WIDTH, MARGIN
-from attnlens.show.layout import CROP, RIGHT, THINNEST, TRUTH, WRONG, fitted, marked, text_width, wrapped
+from attnlens.show._drawing import CROP, RIGHT, THINNEST, TRUTH, WRONG, fitted, marked, text_width, wrapped
+from attnlens.show._figures import LEAST_WIDTH, MARGIN
 
 GREY = (90, 90, 90)
 

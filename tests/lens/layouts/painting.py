@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnlens.geometry import Grid
-from attnlens.lens.layouts import Layout, Processed, View
+from attnlens.lens._layouts import Layout, Processed, View
 
 Numbers = NDArray[np.float64]
 Box = tuple[int, int, int, int]

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from attnlens import adapters
-from attnlens.adapters.grids import AnyresGrid
+from attnlens.adapters._grids import AnyresGrid
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import Layout, Processed, layout_of
+from attnlens.lens._layouts import Layout, Processed, layout_of
 from tests import tiny
 from tests.lens.layouts import painting
 from tests.lens.layouts.painting import (

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnlens.adapters.grids import CropsGrid
-from attnlens.conformance.standins import image_processor_class
+from attnlens.adapters._grids import CropsGrid
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import layout_of
+from attnlens.lens._layouts import layout_of
 from tests.lens.layouts.painting import (
     SIZES,
     Features,

@@ -25,10 +25,10 @@ from transformers import (
     MllamaProcessor,
 )
 
-from attnlens.adapters import library
-from attnlens.adapters.grids import CrossGrid, GridSpec, LatentsGrid
+from attnlens.adapters import _library
+from attnlens.adapters._grids import CrossGrid, GridSpec, LatentsGrid
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import Layout, Processed, layout_of
+from attnlens.lens._layouts import Layout, Processed, layout_of
 from tests.lens.layouts.painting import Box, grey, painted
 from tests.tiny import tokenizer
 
@@ -89,7 +89,7 @@ class Case:
 
     @property
     def spec(self) -> GridSpec:
-        return library.find(self.adapter).grid
+        return _library.find(self.adapter).grid
 
     def features(self, image: Image.Image) -> Features:
         made = self.processor([image], return_tensors="pt")

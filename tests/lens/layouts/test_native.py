@@ -19,11 +19,11 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from attnlens.adapters import library
-from attnlens.adapters.grids import RowsGrid, ShapesGrid, ThwGrid
-from attnlens.conformance.standins import image_processor_class
+from attnlens.adapters import _library
+from attnlens.adapters._grids import RowsGrid, ShapesGrid, ThwGrid
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import Layout, layout_of
+from attnlens.lens._layouts import Layout, layout_of
 from tests.lens.layouts.painting import (
     SIZES,
     Features,
@@ -100,7 +100,7 @@ class Case:
         return processed(self.processor, image, config(self.patch))
 
     def layout(self, image: Any) -> Layout:
-        return layout_of(library.find(self.adapter).grid, self.image(image))
+        return layout_of(_library.find(self.adapter).grid, self.image(image))
 
     def canvas(self, image: Any) -> tuple[int, int]:
         """(width, height) of the canvas, as the processor's output says."""
@@ -234,7 +234,7 @@ def fuyu(processor: Any, images: Any, **_: Any) -> dict[str, Any]:
 @every_size
 def test_each_token_of_fuyu_lies_where_its_pixels_come_from(size: tuple[int, int]) -> None:
     processor = made("FuyuImageProcessorPil", size={"height": 240, "width": 480})
-    layout = layout_of(library.find("fuyu").grid, processed(processor, grey(size), config(30)))
+    layout = layout_of(_library.find("fuyu").grid, processed(processor, grey(size), config(30)))
     canvas = (layout.grid.cols * 30, layout.grid.rows * 30)
     assert_painted_patches_are_where_the_layout_says(
         partial(fuyu, processor), size, layout, [canvas], lambda *found: each(difference(*found), found[1])
@@ -277,7 +277,7 @@ def lfm2_canvases(features: Features) -> list[tuple[int, int]]:
 @every_size
 @pytest.mark.parametrize("name", LFM2_PROCESSORS)
 def test_each_token_of_lfm2_lies_where_its_pixels_come_from(name: str, size: tuple[int, int]) -> None:
-    processor, grid = LFM2_PROCESSORS[name], library.find("lfm2_vl").grid
+    processor, grid = LFM2_PROCESSORS[name], _library.find("lfm2_vl").grid
     image = processed(processor, smooth(size), config(16))
     layout, canvases = layout_of(grid, image), lfm2_canvases(image.features)
     assert_painted_patches_are_where_the_layout_says(processor, size, layout, canvases, lfm2)
@@ -287,7 +287,7 @@ def test_each_token_of_lfm2_lies_where_its_pixels_come_from(name: str, size: tup
 
 def test_the_sizes_of_these_tests_have_tiles_and_none() -> None:
     views = [
-        len(layout_of(library.find("lfm2_vl").grid, processed(processor, grey(size), config(16))).views)
+        len(layout_of(_library.find("lfm2_vl").grid, processed(processor, grey(size), config(16))).views)
         for processor in LFM2_PROCESSORS.values()
         for size in SIZES
     ]
@@ -335,7 +335,7 @@ def test_a_layout_of_lfm2_has_as_many_tokens_as_the_full_processor_puts_in(size:
     processor = transformers.Lfm2VlProcessor(image_processor=image_processor, tokenizer=words)
     ids = processor(images=[grey(size)], text=["<image> what?"], return_tensors="pt")["input_ids"]
     image = processed(image_processor, grey(size), config(16))
-    assert layout_of(library.find("lfm2_vl").grid, image).tokens == int((ids == words.image_token_id).sum())
+    assert layout_of(_library.find("lfm2_vl").grid, image).tokens == int((ids == words.image_token_id).sum())
 
 
 # What does not fit is reported.
@@ -372,7 +372,7 @@ def test_pixels_that_do_not_fit_the_grid_are_reported() -> None:
 def test_tiles_without_their_rows_and_columns_are_reported() -> None:
     processor = made("Lfm2VlImageProcessor", **LFM2)
     with pytest.raises(AttnLensError, match="return_row_col_info"):
-        layout_of(library.find("lfm2_vl").grid, processed(processor, grey((401, 299)), config(16)))
+        layout_of(_library.find("lfm2_vl").grid, processed(processor, grey((401, 299)), config(16)))
 
 
 def test_tiles_of_different_shapes_are_reported() -> None:
@@ -387,7 +387,7 @@ def test_an_image_that_leaves_no_trace_is_reported() -> None:
     image = CASES["kimi_k25"].image(grey((120, 120)))
     blind = replace(image, processor=lambda images, **_: image.features)
     with pytest.raises(AttnLensError, match="same of a black and of a white image"):
-        layout_of(library.find("kimi_k25").grid, blind)
+        layout_of(_library.find("kimi_k25").grid, blind)
 
 
 def test_settings_given_to_the_call_of_a_padding_processor_are_reported() -> None:
@@ -395,4 +395,4 @@ def test_settings_given_to_the_call_of_a_padding_processor_are_reported() -> Non
     image = case.image(grey((401, 299)))
     other = dict(case.processor([grey((401, 299))], max_patches=60, return_tensors="pt"))
     with pytest.raises(AttnLensError, match="itself, not to its call"):
-        layout_of(library.find("kimi_k25").grid, replace(image, features=other))
+        layout_of(_library.find("kimi_k25").grid, replace(image, features=other))

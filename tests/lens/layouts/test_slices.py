@@ -22,10 +22,10 @@ from transformers import (
     UnlimitedOcrProcessor,
 )
 
-from attnlens.adapters.grids import FromConfig, LocalGlobalGrid, SlicesGrid
-from attnlens.conformance.standins import image_processor_class
+from attnlens.adapters._grids import FromConfig, LocalGlobalGrid, SlicesGrid
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import layout_of
+from attnlens.lens._layouts import layout_of
 from tests.lens.layouts.painting import (
     SIZES,
     Features,

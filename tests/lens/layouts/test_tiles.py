@@ -36,10 +36,10 @@ from transformers.models.llama4.modeling_llama4 import pixel_shuffle
 from transformers.models.perception_lm.modeling_perception_lm import PerceptionLMAdaptiveAvgPooling
 
 from attnlens import adapters
-from attnlens.adapters.grids import TilesGrid
-from attnlens.conformance.standins import image_processor_class
+from attnlens.adapters._grids import TilesGrid
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
-from attnlens.lens.layouts import Layout, Processed, layout_of
+from attnlens.lens._layouts import Layout, Processed, layout_of
 from tests import tiny
 from tests.lens.layouts import painting
 from tests.lens.layouts.painting import (

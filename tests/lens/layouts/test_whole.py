@@ -39,13 +39,14 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAEConfi
 from transformers.models.emu3.modeling_emu3 import Emu3ImageVocabularyMapping
 from transformers.models.gemma4.image_processing_pil_gemma4 import convert_image_to_patches
 
-from attnlens.adapters import library
-from attnlens.adapters.grids import GridSpec, PositionsGrid, SizesGrid, SquareGrid, ThwGrid
-from attnlens.conformance.standins import image_processor_class
+from attnlens.adapters import _library
+from attnlens.adapters._grids import GridSpec, PositionsGrid, SizesGrid, SquareGrid, ThwGrid
+from attnlens.conformance._tiny.torchvision_shim import image_processor_class
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
-from attnlens.lens.layouts import Layout, Processed, layout_of
-from attnlens.lens.layouts.placing import Canvas, placed
+from attnlens.lens._layouts import Layout, Processed, layout_of
+from attnlens.lens._layouts.canvas import Canvas
+from attnlens.lens._layouts.families import canvas_of
 from tests import tiny
 from tests.lens.layouts.painting import Box, boxes, every_size, grey, painted
 
@@ -58,7 +59,7 @@ Numbers = NDArray[np.float64]
 
 @cache
 def grid_of(adapter: str) -> GridSpec:
-    return library.find(adapter).grid
+    return _library.find(adapter).grid
 
 
 @dataclass(frozen=True)
@@ -218,10 +219,10 @@ def distances(grid: Grid, box: Box) -> Numbers:
     return np.stack(np.broadcast_arrays(gaps[0][None, :], gaps[1][:, None]), axis=-1)
 
 
-def canvas_of(case: Case, image: Image.Image) -> Canvas:
+def made_canvas(case: Case, image: Image.Image) -> Canvas:
     """By the processor's settings for a square; otherwise the image fills the canvas that the view gives back."""
     if isinstance(case.spec, SquareGrid):
-        return placed(case.processor, image.size)
+        return canvas_of(case.processor, image.size)
     view = case.layout(image).views[0]
     assert view.pixels is not None
     height, width = view.pixels(case.inputs(image)[case.key].numpy()).shape[-2:]
@@ -230,7 +231,7 @@ def canvas_of(case: Case, image: Image.Image) -> Canvas:
 
 def reach(case: Case, image: Image.Image) -> Numbers:
     """(x, y): how far a pixel's colour is carried by the resize, in original pixels."""
-    scale = np.array(canvas_of(case, image).scale)
+    scale = np.array(made_canvas(case, image).scale)
     return case.reach * np.maximum(1.0, 1.0 / scale) + 1.0  # PIL rounds the kernel's ends to whole pixels
 
 
@@ -330,7 +331,7 @@ def test_each_family_s_own_processor_and_config_give_a_grid_of_its_tokens(family
     for image in tiny.images(kind, 2):
         inputs = processor.image_processor(images=[image], return_tensors="pt")
         layout = layout_of(
-            library.find(family).grid, Processed(image.size, inputs, processor.image_processor, model.config)
+            _library.find(family).grid, Processed(image.size, inputs, processor.image_processor, model.config)
         )
         tokens = int(inputs["image_grid_thw"].prod()) // 4 if family == "qwen2_5_vl" else 36
         assert layout.grid.image_size == image.size
@@ -370,7 +371,7 @@ NOT_PLAIN = {"llava padded to a square", "deepseek_vl", "deepseek_vl_hybrid", "j
 def test_the_pixels_of_a_view_are_the_image_that_pil_makes(name: str, size: tuple[int, int]) -> None:
     case, random = CASES[name], np.random.default_rng(2)
     image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    canvas, view = canvas_of(case, image), case.layout(image).views[0]
+    canvas, view = made_canvas(case, image), case.layout(image).views[0]
     assert view.pixels is not None
     got = view.pixels(case.inputs(image)[case.key].numpy()).mean(axis=0)
     assert got.shape == (3, canvas.size[1], canvas.size[0])
@@ -399,7 +400,7 @@ def flat(case: Case, canvas: Numbers, inputs: Any) -> Numbers:
 @pytest.mark.parametrize("name", ["llava tiny", "blip", "qwen2.5-vl, small budget", "emu3", "gemma4"])
 def test_a_gradient_on_the_canvas_foretells_what_a_change_of_the_canvas_does(name: str) -> None:
     case, image, random = CASES[name], grey((75, 130)), np.random.default_rng(3)
-    inputs, view, canvas = case.inputs(image), case.layout(image).views[0], canvas_of(case, image)
+    inputs, view, canvas = case.inputs(image), case.layout(image).views[0], made_canvas(case, image)
     gradient = random.normal(size=inputs[case.key].shape)
     change = random.normal(size=(3, canvas.size[1], canvas.size[0]))
     assert view.pixels is not None
@@ -421,7 +422,7 @@ def test_gemma4_unified_s_merged_patches_lie_where_their_positions_say() -> None
     config = SimpleNamespace(vision_config=SimpleNamespace(model_patch_size=k * patch))
     processor = SimpleNamespace(do_resize=True)
     inputs = {"pixel_values": pixels, "image_position_ids": positions}
-    layout = layout_of(library.find("gemma4_unified").grid, Processed((100, 80), inputs, processor, config))
+    layout = layout_of(_library.find("gemma4_unified").grid, Processed((100, 80), inputs, processor, config))
     assert layout.cells.tolist() == list(range(rows * cols))
     assert layout.grid == Grid.regular(rows, cols, (100, 80))
     assert layout.views[0].pixels is not None

@@ -1,0 +1,5 @@
+"""`python -m attnlens.cli`."""
+
+from attnlens.cli import app
+
+app()
