@@ -160,7 +160,7 @@ def _adapter_file(*folders: str) -> Path | None:
 
 def _base_of(tuned: finetuned.Adapter, hub: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Where the base model of an adapter is, and the options of the hub for it."""
-    base, _ = _source(tuned.base)
+    base, _ = _source(tuned.base, None)
     _check_folder(base)
     same = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
     return base, same if tuned.revision is None else same | {"revision": tuned.revision}
