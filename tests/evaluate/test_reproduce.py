@@ -349,11 +349,11 @@ RUN = """
 import signal
 import sys
 from pathlib import Path
-from attnlens.evaluate import plan, reproduce
+from attnlens.evaluate import _plan, _reproduce
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
-    chosen = plan.Plan(main=1, sizes=1, high=1, ablations=1, tasks=1, several=1, validation=1)
-    reproduce.run([sys.argv[1]], Path(sys.argv[2]), chosen, version="0", jobs=1, progress=lambda *_: None)
+    chosen = _plan.Plan(main=1, sizes=1, high=1, ablations=1, tasks=1, several=1, validation=1)
+    _reproduce.run([sys.argv[1]], Path(sys.argv[2]), chosen, version="0", jobs=1, progress=lambda *_: None)
 """
 
 
@@ -420,7 +420,7 @@ def test_a_run_that_is_killed_half_way_and_started_again_loses_nothing_and_repea
 def test_ctrl_c_while_a_worker_starts_prints_no_traceback_of_it(tmp_path: Path, seconds: float) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        RUN.replace("    reproduce.run(", "    print('starts', flush=True)\n    reproduce.run(")
+        RUN.replace("    _reproduce.run(", "    print('starts', flush=True)\n    _reproduce.run(")
         + "    print('was not stopped')\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
