@@ -9,6 +9,7 @@ these stands here with a line on what for. No other module reaches for one: a te
 
 from __future__ import annotations
 
+import builtins
 import copy
 import functools
 import inspect
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,6 +208,21 @@ def image_code(processor: type[Any], method: str) -> str:
     return COMMON_IMAGE_CODE if common else ""
 
 
+def reads_step(processor: type[Any], step: str) -> bool:
+    """Whether the code that processes images may run a step such as "do_pad".
+
+    It may not where it is code of a family's own that never says that name, and the name is one of the common code's: a
+    setting that some file states, and nothing reads.
+    """
+    module = sys.modules.get(getattr(getattr(processor, PREPROCESS, None), "__module__", ""))
+    if module is None or step not in image_backends().path.read_text(encoding="utf-8"):
+        return True
+    try:
+        return step in inspect.getsource(module)
+    except OSError:  # written where there is no file
+        return True
+
+
 def size_called(processor: Any, name: str, size: Any) -> Any:
     """What an image processor takes `size`, a number or a mapping, for, where its `name` is called with it."""
     from transformers.image_processing_utils import get_size_dict
@@ -337,6 +354,53 @@ def stated_processor_class(name: str, **kwargs: Any) -> str | None:
         if found is not None:
             return str(found)
     return None
+
+
+def copied_processor(name: str) -> type[Any] | None:
+    """The processor's class of that name from a private copy of its file, None where there is no such file.
+
+    For files that want torchvision, or a package for videos, though images need neither."""
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    for model_type in (one for one, named in processor_names().items() if named == name):
+        folder = model_type_to_module_name(model_type)
+        path = _home() / "models" / folder / f"processing_{folder}.py"
+        if path.exists() and f"class {name}(" in (source := path.read_text(encoding="utf-8")):
+            found: type[Any] | None = vars(_copy(Source(path, f"transformers.models.{folder}"), source)).get(name)
+            return found
+    return None
+
+
+def is_copied(processor_class: type[Any]) -> bool:
+    """Whether a class is of `copied_processor`."""
+    return processor_class.__module__.startswith(f"{__name__}.")
+
+
+def _copy(source: Source, text: str) -> ModuleType:
+    """Runs a copy of a processor's file, in which PIL's image processors stand for torchvision's and nothing is asked
+    of the installation."""
+
+    def own_import(name: str, of: Any = None, local: Any = None, wanted: Any = (), level: int = 0) -> Any:
+        if level == 1 and name.startswith("image_processing_"):
+            name = name.replace("image_processing_", "image_processing_pil_")
+        found = builtins.__import__(name, of, local, wanted, level)
+        if name == "utils.import_utils" and "requires" in (wanted or ()):
+            return SimpleNamespace(**{word: getattr(found, word) for word in wanted} | {"requires": lambda **_: _same})
+        return found
+
+    module = ModuleType(f"{__name__}.{source.path.stem}")
+    sys.modules[module.__name__] = module
+    module.__dict__.update(
+        __file__=str(source.path), __package__=source.package, __builtins__={**vars(builtins), "__import__": own_import}
+    )
+    exec(compile(text, str(source.path), "exec"), module.__dict__)
+    if vars(module).get("num2words", _same) is None:
+        vars(module)["num2words"] = _same  # for times of a video's frames
+    return module
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def states_video_processor(name: str, **kwargs: Any) -> bool:

@@ -43,11 +43,17 @@ def test_the_way_of_an_image_is_the_one_that_an_ask_takes():
     assert [file for file in road if file not in left] == []
 
 
+def files(folder: Path) -> set[str]:
+    """The modules of a folder, and its rooms, which end in a slash."""
+    rooms = {f"{path.name}/" for path in folder.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    return rooms | {path.name for path in folder.glob("*.py")}
+
+
 def test_the_house_drawing_names_what_is_there_and_all_of_it():
     drawn = set(re.findall(r"(?<![\w/.])_?\w+(?:/|\.py)(?=[ ·\n])", HOUSE.partition("## The house")[2]))
-    top = {f"{path.name}/" if path.is_dir() else path.name for path in PACKAGE.iterdir()}
-    lens = {f"{path.name}/" if path.is_dir() else path.name for path in (PACKAGE / "lens").iterdir()}
-    hidden = {"__init__.py", "__pycache__/", "py.typed", "_renamed.py"}
+    top = files(PACKAGE)
+    lens = files(PACKAGE / "lens")
+    hidden = {"__init__.py", "_renamed.py"}
     assert (top | lens) - hidden - drawn == set()
     assert {one for one in drawn if not one.startswith("families")} <= top | lens | {"tracer.py"}
 

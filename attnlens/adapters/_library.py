@@ -7,6 +7,7 @@ installed packages, and the library bundled with attnlens. The first one that ha
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import os
@@ -67,7 +68,7 @@ def path_of(adapter: str | os.PathLike[str]) -> Path:
     name, known = adapter, available()
     if name in known:
         return known[name]
-    handled_by = _first_that_handles(name, known)
+    handled_by = next(_that_handle(name, known), None)
     if handled_by is not None:
         hint = f"{name!r} is a model type that the adapter {handled_by!r} handles: use that name."
     else:
@@ -92,14 +93,33 @@ def for_model_type(model_type: str) -> AdapterSpec:
         'qwen2_5_vl'
     """
     known = available()
-    name = _first_that_handles(model_type, known)
-    if name is not None:
-        return read(known[name])
+    for name in _that_handle(model_type, known):
+        if not (spec := read(known[name])).when:
+            return spec
     types = sorted({type_ for path in known.values() for type_ in _model_types_of(path)})
     raise AttnLensError(
         f"No adapter handles the model type {model_type!r}. {nearest(model_type, types)}Handled: {', '.join(types)}. "
         f"Write one (10 to 25 lines of YAML, see `attnlens adapters show llava`) and hand its path over as the adapter."
     )
+
+
+def for_config(config: Any) -> AdapterSpec:
+    """The adapter for a model's config: one whose `when` fits it, else the first of its type without `when`.
+
+    Raises AttnLensError as `for_model_type` does.
+    """
+    known = available()
+    fitting = (read(known[name]) for name in _that_handle(config.model_type, known))
+    return next((spec for spec in fitting if _fits(spec, config)), None) or for_model_type(config.model_type)
+
+
+def _fits(spec: AdapterSpec, config: Any) -> bool:
+    """Whether the config says all that the adapter's `when` says, which is something."""
+    said = {
+        path: functools.reduce(lambda one, name: getattr(one, name, None), path.split("."), config)
+        for path in spec.when
+    }
+    return bool(said) and said == spec.when
 
 
 def available() -> dict[str, Path]:
@@ -159,10 +179,10 @@ def _is_path(text: str) -> bool:
     return text.endswith(SUFFIXES) or os.sep in text or (os.altsep is not None and os.altsep in text)
 
 
-def _first_that_handles(model_type: str, known: Mapping[str, Path]) -> str | None:
+def _that_handle(model_type: str, known: Mapping[str, Path]) -> Iterator[str]:
     # Reading dozens of files takes a moment, and parsing them takes seconds.
     mentioned = ((name, path) for name, path in known.items() if model_type in _text_of(path))
-    return next((name for name, path in mentioned if model_type in _model_types(_safeyaml.load(path))), None)
+    return (name for name, path in mentioned if model_type in _model_types(_safeyaml.load(path)))
 
 
 def _text_of(path: Path) -> str:

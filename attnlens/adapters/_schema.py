@@ -46,6 +46,10 @@ class PromptSpec(Strict):
     image_mask: str | None = Field(
         default=None, description="an input that is 1 at the image tokens, where these have not all the same id"
     )
+    literal: str | None = Field(
+        default=None,
+        description="the prompt where a processor has no chat template, as those of old folders",
+    )
     pixels: str = Field(default="pixel_values", description="the image processor's output that holds the pixels")
     arguments: dict[str, Any] = Field(
         default={}, description="what the processor is called with beside images and text"
@@ -136,6 +140,10 @@ class AdapterSpec(Strict):
 
     model_types: tuple[str, ...] = Field(min_length=1)
     """The `model_type` of each transformers config that the adapter handles."""
+    when: dict[str, str | int | bool] = Field(
+        default={}, description="what the config has to say besides its type: dotted path and value"
+    )
+    """What a config of these types has to say besides, by dotted path, for the adapter to be chosen by itself."""
     grid: GridSpec
     """How the family's image tokens lie in the image; its `kind` says which grid it is."""
     prompt: PromptSpec = PromptSpec()

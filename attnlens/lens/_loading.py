@@ -10,13 +10,13 @@ from transformers import AutoConfig
 
 from attnlens import _files, _upstream, _versions, adapters, pocket
 from attnlens._devices import dtype_of, to_device
-from attnlens.adapters._library import CONFIG_KEY, facts, from_config
+from attnlens.adapters._library import CONFIG_KEY, facts, for_config, from_config
 from attnlens.adapters._schema import AdapterSpec
 from attnlens.errors import AttnLensError, sentence
 from attnlens.lens._checkpoint import finetuned
 from attnlens.lens._checkpoint.folder import check_config, check_files, load_weights
 from attnlens.lens._checkpoint.objects import check_model, check_processor, unwrapped
-from attnlens.lens._checkpoint.processors import load_processor
+from attnlens.lens._checkpoint.processors import fill_in, load_processor
 from attnlens.lens._lens import Lens
 from attnlens.lens._model.broken import check_runs
 
@@ -125,6 +125,7 @@ def _loaded(
         own_one = tuned is None or any(_upstream.has_file(source, file, **hub) for file in _PROCESSOR_FILES)
         where, there = (source, hub) if own_one else (base, base_hub)
         processor = load_processor(where, trust_remote_code=trust_remote_code, **there)
+        fill_in(processor, config)
     check_processor(processor)
     if Path(base).is_dir() and not allow_missing:
         check_config(config, Path(base), trust_remote_code)
@@ -209,7 +210,7 @@ def _spec(adapter: str | Path | AdapterSpec | None, config: Any) -> AdapterSpec:
     if (kept := getattr(config, CONFIG_KEY, None)) is not None:
         return from_config(kept)
     try:
-        return adapters.for_model_type(config.model_type)
+        return for_config(config)
     except AttnLensError:
         if config.model_type not in _upstream.text_types():
             raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +22,8 @@ from attnlens.errors import AttnLensError, first_line
 from attnlens.lens._inputs import templates
 from attnlens.lens._inputs.batching import as_prompt_images, concat_images, features_of, split_by_image
 from attnlens.lens._layouts import Layout, Processed, layout_of
+
+_log = logging.getLogger("attnlens")
 
 
 @dataclass(eq=False)
@@ -72,6 +76,11 @@ class Prompt:
         fresh = [one.features for one in self.images[start:]]
         features = concat_images(fresh, self.spec) if fresh else {}
         return {key: value for key, value in features.items() if key in self.vision_inputs} | self.side
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    _log.warning(message)
 
 
 def checked_question(question: object) -> str:
@@ -149,8 +158,14 @@ class Prompter:
     def text(self, count: int, question: str) -> str:
         """The prompt of `count` images and a question as text, which the processor tokenizes."""
         spec = self._spec.prompt
-        if spec.template != "chat":
-            return spec.template.replace("{images}", spec.image * (count - spec.placed)).replace("{question}", question)
+        literal = spec.template
+        if literal == "chat" and spec.literal is not None and not getattr(self._processor, "chat_template", None):
+            literal = spec.literal
+            _log_once(
+                f"{type(self._processor).__name__} has no chat template: the prompt is the family's, {literal!r}."
+            )
+        if literal != "chat":
+            return literal.replace("{images}", spec.image * (count - spec.placed)).replace("{question}", question)
         content = [{"type": "image"}] * count + [{"type": "text", "text": question}]
         if not getattr(self._processor, "chat_template", None):
             raise AttnLensError(

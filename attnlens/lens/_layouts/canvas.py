@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from attnlens._upstream import size_with_aspect_ratio
+from attnlens._upstream import reads_step, size_with_aspect_ratio
 from attnlens.errors import AttnLensError
 from attnlens.geometry import Grid
 
@@ -69,9 +69,10 @@ def check_only_resized(image_processor: Any, *harmless: str) -> None:
 
 
 def steps(image_processor: Any) -> set[str]:
-    """The processor's steps that are switched on: attributes `do_...`."""
+    """The processor's steps that are switched on, and that its code knows: attributes `do_...`."""
     settings = {name: getattr(image_processor, name) for name in dir(image_processor) if name.startswith("do_")}
-    return {name for name, value in settings.items() if value and not callable(value)}
+    on = {name for name, value in settings.items() if value and not callable(value)}
+    return {name for name in on if reads_step(type(image_processor), name)}
 
 
 def format_size(size: tuple[int, ...]) -> str:

@@ -469,14 +469,25 @@ def processed(processor: Any, inputs: Any, config: Any = None) -> Processed:
         (TurnsTheImage(), "resize"),
         (Qwen2VLImageProcessorPil(), "_preprocess"),
         (DeepseekVLImageProcessorPil(size={"height": 84, "width": 98}), "same height and width"),
-        (GotOcr2ImageProcessorPil(do_center_crop=True), "do_center_crop"),
     ],
-    ids=["longest edge", "bounded", "pad", "unknown step", "own code", "another family", "no square", "not its step"],
+    ids=["longest edge", "bounded", "pad", "unknown step", "own code", "another family", "no square"],
 )
 def test_settings_that_are_not_known_are_reported_rather_than_guessed(processor: Any, said: str) -> None:
     inputs = CASES["llava tiny"].inputs(grey((100, 80)))
     with pytest.raises(AttnLensError, match=said):
         layout_of(SQUARE, processed(processor, inputs))
+
+
+@pytest.mark.parametrize("made", [GotOcr2ImageProcessorPil, CLIPImageProcessorPil])
+def test_a_step_that_the_family_s_own_code_never_reads_does_nothing(made: Any) -> None:
+    """Files state `do_pad` and the like for processors that know no such step; the common code knows them all."""
+    picture = grey((100, 80))
+    plain, stated = made(), made(do_center_crop=True, crop_size={"height": 56, "width": 56})
+    pixels = [one([picture], return_tensors="pt")["pixel_values"] for one in (plain, stated)]
+    ignored = pixels[0].shape == pixels[1].shape and torch.equal(*pixels)
+    canvases = [canvas_of(one, picture.size) for one in (plain, stated)]
+    assert (canvases[0] == canvases[1]) is ignored
+    assert ignored is (made is GotOcr2ImageProcessorPil)
 
 
 def test_a_canvas_other_than_the_settings_lead_to_is_reported() -> None:
