@@ -26,7 +26,7 @@ MODULES = {
             "adapters": "library schema",
             "answers": "reprompt verifier",
             "boxes": "components proposals search tiles",
-            "conformance": "checks draft report",
+            "conformance": "draft",
             "croppers": "croppers detector scorer segmenter",
             "evaluate": "dataset records scoring",
             "lens": "cost layouts layouts.base lens loading reading trace values words",
@@ -37,9 +37,13 @@ MODULES = {
         }.items()
         for name in names.split()
     },
+    "attnlens.lens.processors": "attnlens.lens._checkpoint.processors",
+    "attnlens.conformance.checks": "attnlens.conformance._checks",
+    "attnlens.conformance.report": "attnlens.conformance._report",
+    "attnlens.conformance.tiny": "attnlens.conformance._tiny.model",
     **{f"attnlens.attribution.{name}": "attnlens.analysis" for name in ("localization", "ranking", "ratio")},
 }
-"""Modules that the reference of 0.1.0 named, and the door at which their names stand now."""
+"""Modules that the reference of 0.1.0 named, or that scripts used, and where their names stand now."""
 
 Named = TypeVar("Named", bound=Callable[..., Any])
 

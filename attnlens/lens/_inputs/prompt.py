@@ -159,7 +159,7 @@ class Prompter:
         """The prompt of `count` images and a question as text, which the processor tokenizes."""
         spec = self._spec.prompt
         literal = spec.template
-        if literal == "chat" and spec.literal is not None and not getattr(self._processor, "chat_template", None):
+        if literal == "chat" and spec.literal is not None and getattr(self._processor, "chat_template", None) is None:
             literal = spec.literal
             _log_once(
                 f"{type(self._processor).__name__} has no chat template: the prompt is the family's, {literal!r}."
