@@ -67,7 +67,7 @@ def reference(model: Any, processor: Any, image: Image.Image) -> dict[str, Any]:
         with torch.no_grad():
             attended = _eager_row(model, processor, image, QUESTION)
             generic = _eager_row(model, processor, image, maps.GENERIC_QUESTION)
-        ratio = attended / (generic + maps.attention.EPSILON * generic.mean())
+        ratio = attended / (generic + 1e-6 * generic.mean())
         box = _double_loop(ratio.reshape(24, 24), image.size, WINDOW)
         again = _generate(model, processor, [image, image.crop(box)])
     finally:
