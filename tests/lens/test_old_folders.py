@@ -15,6 +15,7 @@ from transformers import is_torchvision_available
 import attnlens
 from attnlens import _upstream, adapters
 from attnlens.lens._checkpoint import processors
+from attnlens.lens._inputs import prompt
 from tests import tiny
 
 QUESTION = "what is written on the red sign?"
@@ -35,6 +36,7 @@ def test_a_llava_folder_without_template_and_processor_config_is_asked_in_its_fa
 ) -> None:
     lens = attnlens.load(without_processor_config(tiny.save("llava", tmp_path / "old")))
     image = tiny.images("landscape", 1)[0]
+    prompt._log_once.cache_clear()  # another test may have been told
     with caplog.at_level(logging.WARNING, "attnlens"):
         reading = lens.read(image)
     assert any("no chat template" in record.getMessage() for record in caplog.records)
